@@ -1,0 +1,203 @@
+//! Bytes that arrived in order and that the application has not read yet.
+
+use super::{LARGE, Storage};
+use bytes::{Buf, Bytes};
+use std::collections::VecDeque;
+
+/// The first chunk, and the only size that is kept as a spare: room for two full segments.
+const FIRST_CHUNK: usize = 4 * 1024;
+/// The chunks behind a full one. What a chunk leaves unused is charged, and so is taken from the
+/// window: therefore no larger.
+const NEXT_CHUNK: usize = 16 * 1024;
+/// The largest chunk, for large payloads that could not be referenced.
+const MAX_CHUNK: usize = 64 * 1024;
+
+/// The receive queue. Its bound is the window that the connection offers.
+#[derive(Debug, Default)]
+pub struct RecvBuffer {
+    /// In order, none of them empty.
+    chunks: VecDeque<Storage>,
+    /// Bytes of the first chunk that were read already.
+    consumed: usize,
+    /// An emptied chunk of [`FIRST_CHUNK`] bytes for the next segment.
+    spare: Option<Vec<u8>>,
+    len: usize,
+    charged: usize,
+}
+
+impl RecvBuffer {
+    /// An empty buffer without memory.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The bytes that can be read.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is nothing to read.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes of memory that the unread data keeps (without the spare chunk): zero when empty.
+    pub fn charged(&self) -> usize {
+        self.charged
+    }
+
+    /// Adds `data` at the end. A large payload that fills at least half of its `owner` is referenced,
+    /// and charged with the length of the owner; anything else is copied.
+    pub fn append(&mut self, data: &[u8], owner: Option<&Bytes>) {
+        match Storage::reference(data, owner) {
+            Some(storage) => self.push(storage),
+            None => self.copy(data),
+        }
+    }
+
+    /// Adds a piece of storage at the end, less its first `skip` bytes.
+    pub(super) fn append_storage(&mut self, storage: Storage, skip: usize) {
+        let rest = storage.len().saturating_sub(skip);
+        if rest < LARGE || rest < storage.charge() / 2 {
+            self.copy(&storage.as_slice()[skip.min(storage.len())..]);
+        } else if skip == 0 {
+            self.push(storage);
+        } else {
+            let pinned = storage.charge();
+            let mut bytes = into_bytes(storage);
+            bytes.advance(skip);
+            self.push(Storage::Shared { bytes, pinned });
+        }
+    }
+
+    /// Moves the first bytes to `out`; returns how many.
+    pub fn read(&mut self, out: &mut [u8]) -> usize {
+        let mut done = 0;
+        while done < out.len()
+            && let Some(front) = self.front()
+        {
+            let n = front.len().min(out.len() - done);
+            out[done..done + n].copy_from_slice(&front[..n]);
+            self.consume(n);
+            done += n;
+        }
+        done
+    }
+
+    /// Copies the first bytes to `out` and keeps them; returns how many.
+    pub fn peek(&self, out: &mut [u8]) -> usize {
+        let mut done = 0;
+        for chunk in self.chunks() {
+            let n = chunk.len().min(out.len() - done);
+            out[done..done + n].copy_from_slice(&chunk[..n]);
+            done += n;
+            if done == out.len() {
+                break;
+            }
+        }
+        done
+    }
+
+    /// Takes out up to `max` bytes, without a copy unless that would hand out a large chunk for a few
+    /// bytes. `None` if there are none, or if `max` is zero.
+    pub fn read_chunk(&mut self, max: usize) -> Option<Bytes> {
+        let front = self.front().filter(|_| max > 0)?;
+        let n = front.len().min(max);
+        if let Some(Storage::Own(vec)) = self.chunks.front()
+            && n < vec.capacity() / 4
+        {
+            let bytes = Bytes::copy_from_slice(&front[..n]);
+            self.consume(n);
+            return Some(bytes);
+        }
+        let storage = self.chunks.pop_front()?;
+        let pinned = storage.charge();
+        let mut bytes = into_bytes(storage);
+        bytes.advance(self.consumed);
+        self.consumed = 0;
+        self.len -= n;
+        if n == bytes.len() {
+            self.charged -= pinned;
+            return Some(bytes);
+        }
+        let taken = bytes.split_to(n);
+        self.chunks.push_front(Storage::Shared { bytes, pinned });
+        Some(taken)
+    }
+
+    /// The unread bytes as slices, in order.
+    pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        let skips = std::iter::once(self.consumed).chain(std::iter::repeat(0));
+        self.chunks.iter().zip(skips).map(|(chunk, skip)| &chunk.as_slice()[skip..])
+    }
+
+    /// Throws everything away, memory included.
+    pub fn clear(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Gives back the memory that is held for future segments only: for a connection that has gone idle.
+    pub fn shrink(&mut self) {
+        self.spare = None;
+        if self.chunks.is_empty() {
+            self.chunks = VecDeque::new();
+        }
+    }
+
+    fn front(&self) -> Option<&[u8]> {
+        self.chunks.front().map(|chunk| &chunk.as_slice()[self.consumed..])
+    }
+
+    /// Drops `n` bytes, all of them in the first chunk.
+    fn consume(&mut self, n: usize) {
+        self.consumed += n;
+        self.len -= n;
+        let consumed = self.consumed;
+        let Some(chunk) = self.chunks.pop_front_if(|chunk| chunk.len() == consumed) else { return };
+        self.consumed = 0;
+        self.charged -= chunk.charge();
+        if let Storage::Own(mut vec) = chunk
+            && vec.capacity() == FIRST_CHUNK
+        {
+            vec.clear();
+            self.spare = Some(vec);
+        }
+    }
+
+    fn push(&mut self, storage: Storage) {
+        self.len += storage.len();
+        self.charged += storage.charge();
+        self.chunks.push_back(storage);
+    }
+
+    fn copy(&mut self, mut data: &[u8]) {
+        while !data.is_empty() {
+            let filled = self.chunks.back_mut().map_or(0, |tail| tail.fill(data));
+            if filled == 0 {
+                self.open_chunk(data.len());
+            }
+            self.len += filled;
+            data = &data[filled..];
+        }
+    }
+
+    fn open_chunk(&mut self, needed: usize) {
+        let usual = match self.chunks.back() {
+            Some(Storage::Own(_)) => NEXT_CHUNK,
+            _ => FIRST_CHUNK,
+        };
+        let wanted = needed.clamp(usual, MAX_CHUNK);
+        let spare = if wanted == FIRST_CHUNK { self.spare.take() } else { None };
+        self.push(spare.map_or_else(|| Storage::with_room(wanted), Storage::Own));
+    }
+}
+
+fn into_bytes(storage: Storage) -> Bytes {
+    match storage {
+        Storage::Own(vec) => Bytes::from(vec),
+        Storage::Shared { bytes, .. } => bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests;

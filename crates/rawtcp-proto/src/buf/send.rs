@@ -1,0 +1,216 @@
+//! Bytes that the application wrote and the peer has not acknowledged yet.
+
+use super::{LARGE, Storage};
+use crate::seq::{Offset, OffsetRange};
+use bytes::Bytes;
+use std::collections::{VecDeque, vec_deque};
+use std::iter::FusedIterator;
+
+/// The first chunk of a buffer: a connection with little to say stays small.
+const FIRST_CHUNK: usize = 16 * 1024;
+/// The chunks after it: a send of 64 KiB touches two of them.
+const NEXT_CHUNK: usize = 64 * 1024;
+/// The chunk behind a referenced payload, as for the frame header between two bodies: it may well
+/// hold a few bytes only, and there may be one per payload.
+const WEDGE_CHUNK: usize = 4 * 1024;
+
+/// The send queue: every byte from the first unacknowledged one to the last written one.
+#[derive(Debug)]
+pub struct SendBuffer {
+    /// Contiguous, in order, none of them empty.
+    chunks: VecDeque<Chunk>,
+    /// An emptied chunk for the next write: at most [`FIRST_CHUNK`] large while the buffer is empty.
+    spare: Option<Vec<u8>>,
+    start: Offset,
+    end: Offset,
+    capacity: usize,
+    charged: usize,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    start: Offset,
+    storage: Storage,
+}
+
+impl Chunk {
+    fn end(&self) -> Offset {
+        self.start.add(self.storage.len() as u64)
+    }
+}
+
+impl SendBuffer {
+    /// An empty buffer for `capacity` bytes. Its first byte will be `Offset(1)`: the SYN is 0.
+    pub fn new(capacity: usize) -> Self {
+        SendBuffer { chunks: VecDeque::new(), spare: None, start: Offset(1), end: Offset(1), capacity, charged: 0 }
+    }
+
+    /// The most bytes that the buffer takes.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Changes the capacity. Nothing is thrown away: with less capacity than bytes, nothing can be
+    /// written until enough of them are acknowledged.
+    pub fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity;
+    }
+
+    /// The bytes in the buffer, sent or not.
+    pub fn len(&self) -> usize {
+        self.end.since(self.start) as usize
+    }
+
+    /// Whether every byte written was acknowledged.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// How many bytes a write takes now.
+    pub fn free(&self) -> usize {
+        self.capacity.saturating_sub(self.len())
+    }
+
+    /// The bytes of memory behind the queue (without the spare chunk).
+    pub fn charged(&self) -> usize {
+        self.charged
+    }
+
+    /// The first byte that is still kept.
+    pub fn start(&self) -> Offset {
+        self.start
+    }
+
+    /// Behind the last byte written: where the next one, or the FIN, goes.
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// Copies as much of `data` as there is room for; returns how much.
+    pub fn write(&mut self, data: &[u8]) -> usize {
+        let taken = data.len().min(self.free());
+        let mut rest = &data[..taken];
+        while !rest.is_empty() {
+            let filled = self.chunks.back_mut().map_or(0, |tail| tail.storage.fill(rest));
+            if filled == 0 {
+                self.open_chunk();
+            }
+            self.end = self.end.add(filled as u64);
+            rest = &rest[filled..];
+        }
+        taken
+    }
+
+    /// Takes as much of `data` as there is room for, by reference if that is large; returns how much.
+    pub fn write_bytes(&mut self, mut data: Bytes) -> usize {
+        let taken = data.len().min(self.free());
+        if taken < LARGE {
+            return self.write(&data[..taken]);
+        }
+        data.truncate(taken);
+        self.push(Storage::Shared { bytes: data, pinned: taken });
+        self.end = self.end.add(taken as u64);
+        taken
+    }
+
+    /// Forgets everything before `offset`: it is acknowledged. An offset beyond the end (an
+    /// acknowledged FIN) is the end.
+    pub fn release_to(&mut self, offset: Offset) {
+        let offset = offset.min(self.end);
+        if offset <= self.start {
+            return;
+        }
+        self.start = offset;
+        while let Some(chunk) = self.chunks.pop_front_if(|chunk| chunk.end() <= offset) {
+            self.charged -= chunk.storage.charge();
+            self.retire(chunk.storage);
+        }
+        if self.chunks.is_empty() {
+            self.spare.take_if(|spare| spare.capacity() > FIRST_CHUNK);
+        }
+    }
+
+    /// The bytes of `range` as slices, in order. What is not in the buffer is left out, so that a range
+    /// may include the FIN.
+    pub fn slices(&self, range: OffsetRange) -> Slices<'_> {
+        let (from, to) = (range.start.max(self.start), range.end.min(self.end));
+        let first =
+            if from < to { self.chunks.partition_point(|chunk| chunk.end() <= from) } else { self.chunks.len() };
+        Slices { chunks: self.chunks.range(first..), from, to }
+    }
+
+    /// Throws everything away, memory included. Offsets go on where they were.
+    pub fn clear(&mut self) {
+        self.start = self.end;
+        self.chunks = VecDeque::new();
+        self.spare = None;
+        self.charged = 0;
+    }
+
+    /// Gives back the memory that is held for future writes only: for a connection that has gone idle.
+    pub fn shrink(&mut self) {
+        self.spare = None;
+        if self.chunks.is_empty() {
+            self.chunks = VecDeque::new();
+        }
+    }
+
+    fn open_chunk(&mut self) {
+        let wanted = match self.chunks.back().map(|tail| &tail.storage) {
+            None => FIRST_CHUNK,
+            Some(Storage::Own(_)) => NEXT_CHUNK,
+            Some(Storage::Shared { .. }) => WEDGE_CHUNK,
+        };
+        let fits = |spare: &mut Vec<u8>| (wanted..=wanted * 4).contains(&spare.capacity());
+        let storage = self.spare.take_if(fits).map_or_else(|| Storage::with_room(wanted), Storage::Own);
+        self.push(storage);
+    }
+
+    fn push(&mut self, storage: Storage) {
+        self.charged += storage.charge();
+        self.chunks.push_back(Chunk { start: self.end, storage });
+    }
+
+    /// Keeps an emptied chunk as the spare if it is a better one: a large one while data flows, a
+    /// small one when the buffer has run empty.
+    fn retire(&mut self, storage: Storage) {
+        let Storage::Own(mut chunk) = storage else { return };
+        let better = match &self.spare {
+            None => true,
+            Some(spare) if self.chunks.is_empty() => chunk.capacity() < spare.capacity(),
+            Some(spare) => chunk.capacity() > spare.capacity(),
+        };
+        if better {
+            chunk.clear();
+            self.spare = Some(chunk);
+        }
+    }
+}
+
+/// The bytes of a range of a [`SendBuffer`], slice by slice.
+#[derive(Clone, Debug)]
+pub struct Slices<'a> {
+    chunks: vec_deque::Iter<'a, Chunk>,
+    from: Offset,
+    to: Offset,
+}
+
+impl<'a> Iterator for Slices<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if self.from >= self.to {
+            return None;
+        }
+        let chunk = self.chunks.next()?;
+        let skip = self.from.since(chunk.start) as usize;
+        let end = (self.to.since(chunk.start) as usize).min(chunk.storage.len());
+        self.from = chunk.end();
+        Some(&chunk.storage.as_slice()[skip..end])
+    }
+}
+
+impl FusedIterator for Slices<'_> {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! Congestion control: how much may be in flight. What is sent, and when something counts as lost, is
+//! decided elsewhere; an algorithm sees bytes and times only, neither sequence numbers nor queues.
+//!
+//! # An algorithm of your own
+//! Implement [`CongestionControl`]. Everything is counted in bytes. Until it is told otherwise an
+//! algorithm offers its initial window; every call may change [`cwnd`](CongestionControl::cwnd), which
+//! is asked for again before anything is sent.
+
+pub mod reno;
+
+pub use reno::Reno;
+
+use crate::time::{Duration, Instant};
+use std::fmt::{self, Debug, Display};
+use std::str::FromStr;
+
+/// What an acknowledgment says about the path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AckSample {
+    /// When it arrived.
+    pub now: Instant,
+    /// Bytes that it newly reported as delivered, cumulatively or selectively.
+    pub acked: u64,
+    /// The round trip time that it measured, if it measured one.
+    pub rtt: Option<Duration>,
+    /// The smallest round trip time in memory.
+    pub min_rtt: Option<Duration>,
+    /// The smoothed round trip time (RFC 6298 §2).
+    pub srtt: Option<Duration>,
+    /// Bytes in flight before it arrived.
+    pub in_flight: u64,
+    /// Whether the congestion window was what limited sending; otherwise it proves nothing, and must not
+    /// grow.
+    pub cwnd_limited: bool,
+    /// Whether the connection is in fast recovery, where PRR (RFC 6937) governs sending. After a timeout
+    /// it is not: slow start is how that is recovered from.
+    pub in_recovery: bool,
+    /// The sender's maximum segment size in bytes (SMSS).
+    pub mss: u32,
+    /// Bytes per second delivered over the last round trip, if measured.
+    pub delivery_rate: Option<u64>,
+    /// Whether this is the first acknowledgment of a new round trip.
+    pub round_start: bool,
+}
+
+/// What signalled congestion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Congestion {
+    /// A segment was lost and detected as such by acknowledgments.
+    Loss,
+    /// The network marked a packet (RFC 3168 §6.1.2).
+    Ecn,
+}
+
+/// The state of the connection when congestion was detected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CongestionSample {
+    /// When it was detected.
+    pub now: Instant,
+    /// FlightSize in bytes (RFC 5681 §2): sent and not yet cumulatively acknowledged.
+    pub in_flight: u64,
+    /// The sender's maximum segment size in bytes (SMSS).
+    pub mss: u32,
+}
+
+/// What one algorithm hands to another when it is replaced on a live connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// The congestion window in bytes.
+    pub cwnd: u64,
+    /// The slow start threshold in bytes; `u64::MAX` as long as there was no congestion.
+    pub ssthresh: u64,
+}
+
+/// An algorithm that decides how many bytes may be in flight.
+///
+/// Calls come in the order in which things happen. At most one [`on_congestion`] is made per window of
+/// data; [`on_recovery_exit`] follows it once everything sent before it is acknowledged.
+///
+/// [`on_congestion`]: CongestionControl::on_congestion
+/// [`on_recovery_exit`]: CongestionControl::on_recovery_exit
+pub trait CongestionControl: Debug + Send + 'static {
+    /// The name by which the algorithm is chosen and reported, in lower case.
+    fn name(&self) -> &'static str;
+
+    /// An acknowledgment reported delivery of new data.
+    fn on_ack(&mut self, sample: &AckSample);
+
+    /// Congestion was detected: reduce.
+    fn on_congestion(&mut self, event: Congestion, sample: &CongestionSample);
+
+    /// The retransmission timer expired: everything in flight is taken for lost.
+    fn on_rto(&mut self, sample: &CongestionSample);
+
+    /// Everything that was in flight when recovery began is acknowledged.
+    fn on_recovery_exit(&mut self, now: Instant);
+
+    /// The last reduction was unfounded, because nothing had been lost: undo it.
+    fn on_spurious(&mut self);
+
+    /// Sending resumes after nothing was in flight for `idle`; `rto` is the current timeout.
+    fn on_idle(&mut self, now: Instant, idle: Duration, rto: Duration);
+
+    /// The maximum segment size changed.
+    fn on_mss(&mut self, mss: u32);
+
+    /// The congestion window in bytes: as much may be in flight.
+    fn cwnd(&self) -> u64;
+
+    /// The slow start threshold in bytes; `u64::MAX` as long as there was no congestion.
+    fn ssthresh(&self) -> u64;
+
+    /// Bytes per second at which to pace; `None` leaves it to the connection.
+    fn pacing_rate(&self) -> Option<u64> {
+        None
+    }
+
+    /// What a successor needs to go on from here.
+    fn export(&self) -> Carried;
+
+    /// Goes on from where a predecessor was.
+    fn import(&mut self, carried: Carried);
+}
+
+/// The algorithms that are built in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// RFC 5681.
+    #[default]
+    Reno,
+}
+
+impl Algorithm {
+    /// Every algorithm that is built in.
+    pub const ALL: &'static [Algorithm] = &[Algorithm::Reno];
+
+    /// The name: what `FromStr` reads and `Display` writes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Algorithm::Reno => "reno",
+        }
+    }
+
+    /// A new instance for segments of `mss` bytes, with an initial window of that many segments
+    /// (RFC 6928 allows ten; one after a lost SYN).
+    pub fn build(self, mss: u32, initial_window_segments: u32) -> Box<dyn CongestionControl> {
+        match self {
+            Algorithm::Reno => Box::new(Reno::new(mss, initial_window_segments)),
+        }
+    }
+}
+
+impl Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// There is no algorithm of that name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownAlgorithm;
+
+impl Display for UnknownAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("unknown congestion control algorithm; there are: ")?;
+        for (i, algorithm) in Algorithm::ALL.iter().enumerate() {
+            let comma = if i == 0 { "" } else { ", " };
+            write!(f, "{comma}{algorithm}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for UnknownAlgorithm {}
+
+impl FromStr for Algorithm {
+    type Err = UnknownAlgorithm;
+
+    fn from_str(name: &str) -> Result<Self, UnknownAlgorithm> {
+        Algorithm::ALL.iter().copied().find(|algorithm| algorithm.name() == name).ok_or(UnknownAlgorithm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for &algorithm in Algorithm::ALL {
+            assert_eq!(algorithm.to_string().parse(), Ok(algorithm));
+            assert_eq!(algorithm.build(1460, 10).name(), algorithm.name());
+        }
+        assert_eq!("vegas".parse::<Algorithm>(), Err(UnknownAlgorithm));
+        assert_eq!(UnknownAlgorithm.to_string(), "unknown congestion control algorithm; there are: reno");
+    }
+
+    #[test]
+    fn state_survives_a_replacement() {
+        let mut old = Algorithm::Reno.build(1000, 10);
+        old.on_congestion(Congestion::Loss, &CongestionSample { in_flight: 10_000, mss: 1000, ..Default::default() });
+        let mut new = Algorithm::Reno.build(1000, 10);
+        new.import(old.export());
+        assert_eq!((new.cwnd(), new.ssthresh()), (5_000, 5_000));
+    }
+}

@@ -1,0 +1,141 @@
+//! What can be set, each with its default and the reason for it.
+
+use crate::cc::Algorithm;
+use crate::time::Duration;
+
+/// Keep-alive values (RFC 9293 §3.8.4); off unless set [MUST-25].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Idle time before the first probe. Default 2 h [MUST-28].
+    pub idle: Duration,
+    /// Time between unanswered probes. Default 75 s, as Linux.
+    pub interval: Duration,
+    /// Unanswered probes after which the connection is dead. Default 9, as Linux [MUST-29].
+    pub count: u32,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Keepalive { idle: Duration::from_secs(7200), interval: Duration::from_secs(75), count: 9 }
+    }
+}
+
+/// The settings of one connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConnConfig {
+    /// Receive buffer in bytes: the largest window offered. Default 1 MiB: fills 80 ms × 100 Mbit/s.
+    pub recv_buffer: usize,
+    /// Send buffer in bytes, unsent and unacknowledged together. Default 1 MiB, for the same path.
+    pub send_buffer: usize,
+    /// Offer and accept window scaling (RFC 7323 §2). Default on.
+    pub window_scaling: bool,
+    /// The exact window-scale shift to offer; by default the smallest that fits the receive buffer.
+    pub window_scale: Option<u8>,
+    /// Offer and accept timestamps (RFC 7323 §3). Default on.
+    pub timestamps: bool,
+    /// Offer and accept selective acknowledgments (RFC 2018). Default on.
+    pub sack: bool,
+    /// An upper bound for the MSS that is announced and used; by default the MTU decides.
+    pub max_mss: Option<u16>,
+    /// Send small segments at once instead of by Nagle's rule (RFC 9293 §3.7.4 [MUST-17]). Default off.
+    pub nodelay: bool,
+    /// How long an ACK may wait for company. Default 40 ms as Linux; below 500 ms [MUST-40].
+    pub delayed_ack: Duration,
+    /// How many segments at the start are acknowledged at once, while the peer is in slow start.
+    /// Default 16, as Linux.
+    pub quick_acks: u32,
+    /// RTO before the first measurement. Default 1 s (RFC 6298 §2.1).
+    pub rto_initial: Duration,
+    /// Lower bound of the RTO. Default 200 ms, as Linux (RFC 6298 §2.4 would have 1 s).
+    pub rto_min: Duration,
+    /// Upper bound of the RTO, with backoff. Default 120 s, as Linux (RFC 6298 §2.5: at least 60 s).
+    pub rto_max: Duration,
+    /// SYN retransmissions before connect fails. Default 6, as Linux: 127 s with exponential backoff.
+    pub syn_retries: u32,
+    /// SYN-ACK retransmissions before a half-open record is dropped. Default 5, as Linux.
+    pub synack_retries: u32,
+    /// Retransmissions without progress before the connection times out (R2, RFC 9293 §3.8.3).
+    /// Default 15, as Linux: about 15 minutes, more than 100 s [SHLD-11].
+    pub retries: u32,
+    /// Retransmissions for a connection that no stream holds any more. Default 8, as Linux.
+    pub orphan_retries: u32,
+    /// Time without progress after which the connection times out [MUST-21]; default none.
+    pub user_timeout: Option<Duration>,
+    /// Keep-alive; default off [MUST-25].
+    pub keepalive: Option<Keepalive>,
+    /// How long TIME-WAIT lasts: 2 MSL. Default 60 s, as Linux.
+    pub time_wait: Duration,
+    /// How long an orphan stays in FIN-WAIT-2. Default 60 s, as Linux.
+    pub fin_wait2: Duration,
+    /// Initial congestion window in segments. Default 10 (RFC 6928).
+    pub initial_window: u32,
+    /// Hop limit of everything sent. Default 64 [MUST-49].
+    pub ttl: u8,
+    /// The DSCP and ECN byte of everything sent. Default 0 [MUST-48].
+    pub traffic_class: u8,
+    /// Challenge ACKs a second and connection (RFC 5961 §7). Default 10.
+    pub challenge_acks: u32,
+    /// The congestion control. Default NewReno.
+    pub congestion: Algorithm,
+}
+
+impl Default for ConnConfig {
+    fn default() -> Self {
+        ConnConfig {
+            recv_buffer: 1 << 20,
+            send_buffer: 1 << 20,
+            window_scaling: true,
+            window_scale: None,
+            timestamps: true,
+            sack: true,
+            max_mss: None,
+            nodelay: false,
+            delayed_ack: Duration::from_millis(40),
+            quick_acks: 16,
+            rto_initial: Duration::from_secs(1),
+            rto_min: Duration::from_millis(200),
+            rto_max: Duration::from_secs(120),
+            syn_retries: 6,
+            synack_retries: 5,
+            retries: 15,
+            orphan_retries: 8,
+            user_timeout: None,
+            keepalive: None,
+            time_wait: Duration::from_secs(60),
+            fin_wait2: Duration::from_secs(60),
+            initial_window: 10,
+            ttl: 64,
+            traffic_class: 0,
+            challenge_acks: 10,
+            congestion: Algorithm::Reno,
+        }
+    }
+}
+
+/// The length of an IP header without options.
+pub(crate) const fn ip_header_len(v6: bool) -> u32 {
+    if v6 { 40 } else { 20 }
+}
+
+impl ConnConfig {
+    /// The MSS to announce on a path with this MTU: MTU less the fixed headers, options not subtracted
+    /// (RFC 6691 §2; RFC 9293 §3.7.1 [MUST-67]), bounded by [`max_mss`](Self::max_mss).
+    pub fn mss_for(&self, mtu: u32, v6: bool) -> u16 {
+        let fits = mtu.saturating_sub(ip_header_len(v6) + 20).clamp(MIN_MSS as u32, u16::MAX as u32) as u16;
+        self.max_mss.map_or(fits, |max| fits.min(max.max(MIN_MSS)))
+    }
+
+    /// The window-scale shift to offer.
+    pub fn scale_to_offer(&self) -> crate::seq::WindowScale {
+        use crate::seq::WindowScale;
+        match self.window_scale {
+            Some(shift) => WindowScale::new(shift),
+            None => WindowScale::for_window(u32::try_from(self.recv_buffer).unwrap_or(u32::MAX)),
+        }
+    }
+}
+
+/// The smallest segment size used, however small the peer's MSS option or a path MTU: an attacker's
+/// MSS of 1 would otherwise cost a packet a byte. 88 is what Linux allows with its 48-byte floor and
+/// 40 bytes of options.
+pub const MIN_MSS: u16 = 88;

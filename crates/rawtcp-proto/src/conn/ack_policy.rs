@@ -1,0 +1,136 @@
+//! When to acknowledge (RFC 9293 §3.8.6.3, RFC 5681 §4.2), and challenge ACKs (RFC 5961 §7).
+//!
+//! The caller processes a whole batch before it polls for output, so one ACK answers the batch
+//! [MUST-58, MUST-59]; inside a batch at most the last of several due ACKs is sent.
+
+use super::{Connection, Timer};
+use crate::seq::OffsetRange;
+use crate::time::{Duration, Instant};
+use crate::wire::Segment;
+
+/// How often an out-of-window segment without text is answered: two stacks that each think the other
+/// out of window must not answer each other for ever. As Linux's tcp_invalid_ratelimit.
+const INVALID_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What is owed to the peer.
+#[derive(Debug)]
+pub(super) struct AckPolicy {
+    due: bool,
+    /// Bytes of text received since the last ACK.
+    unacked: u64,
+    /// Segments still to be acknowledged at once because the peer is in slow start.
+    quick: u32,
+    quick_at_start: u32,
+    last_text: Instant,
+    /// Duplicate ACKs owed beyond the one that is due. A peer without SACK counts them (RFC 5681 §3.2), so
+    /// a batch of out-of-order segments may not shrink to one; more than three tell it nothing new.
+    repeats: u8,
+    /// The D-SACK block of the next ACK (RFC 2883).
+    pub(super) duplicate: Option<OffsetRange>,
+    last_invalid: Option<Instant>,
+    challenge_window: Instant,
+    challenges: u32,
+}
+
+impl AckPolicy {
+    pub(super) fn new(quick: u32) -> Self {
+        AckPolicy {
+            due: false,
+            unacked: 0,
+            quick,
+            quick_at_start: quick,
+            last_text: Instant::ZERO,
+            repeats: 0,
+            duplicate: None,
+            last_invalid: None,
+            challenge_window: Instant::ZERO,
+            challenges: 0,
+        }
+    }
+
+    pub(super) fn now(&mut self) {
+        self.due = true;
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.due
+    }
+
+    /// Another out-of-order segment, and the peer counts duplicate ACKs.
+    pub(super) fn repeat(&mut self) {
+        self.repeats = if self.due { (self.repeats + 1).min(2) } else { 0 };
+        self.due = true;
+    }
+
+    /// RCV.NXT moved: what is sent now is not a duplicate.
+    pub(super) fn on_advance(&mut self) {
+        self.repeats = 0;
+    }
+
+    /// A segment that carries the ACK left.
+    pub(super) fn on_sent(&mut self) {
+        self.due = self.repeats > 0;
+        self.repeats = self.repeats.saturating_sub(1);
+        self.unacked = 0;
+        self.duplicate = None;
+    }
+
+    /// TCP_QUICKACK: at once until the application answers again, or delayed from now on.
+    pub(super) fn set_quick(&mut self, quick: bool) {
+        self.quick = if quick { self.quick_at_start.max(1) } else { 0 };
+        self.due |= quick && self.unacked > 0;
+    }
+
+    /// The application answers: from now on ACKs ride on its data.
+    pub(super) fn on_reply(&mut self) {
+        self.quick = 0;
+    }
+}
+
+impl Connection {
+    /// In-order text arrived: an ACK at once for every second full segment, or by the timer.
+    pub(super) fn ack_text(&mut self, now: Instant, len: usize, gro_size: u16) {
+        let unit = match gro_size {
+            0 => self.rcv.seen_mss.max(1),
+            size => u32::from(size),
+        };
+        // Silence for longer than an RTO: the peer starts slowly again.
+        if now.since(self.ack.last_text) > self.rtt.rto() && self.ack.last_text != Instant::ZERO {
+            self.ack.quick = self.ack.quick_at_start;
+        }
+        self.ack.last_text = now;
+        self.ack.unacked += len as u64;
+        if self.ack.quick > 0 {
+            self.ack.quick -= (len as u32).div_ceil(unit).min(self.ack.quick);
+            self.ack.now();
+        } else if self.ack.unacked > u64::from(unit) {
+            // More than one full segment: at least every second one is acknowledged [SHLD-19].
+            self.ack.now();
+        } else if !self.timers.is_set(Timer::DelayedAck) {
+            self.timers.set(Timer::DelayedAck, now + self.config.delayed_ack);
+        }
+    }
+
+    /// A segment that is not acceptable deserves an ACK; one without text only so often.
+    pub(super) fn ack_now_limited(&mut self, now: Instant, segment: &Segment<'_>) {
+        if segment.payload.is_empty() {
+            if self.ack.last_invalid.is_some_and(|at| now.since(at) < INVALID_INTERVAL) {
+                return;
+            }
+            self.ack.last_invalid = Some(now);
+        }
+        self.ack.now();
+    }
+
+    /// RFC 5961 §7: limited to so many a second on each connection.
+    pub(super) fn challenge_ack(&mut self, now: Instant) {
+        if now.since(self.ack.challenge_window) >= Duration::from_secs(1) {
+            self.ack.challenge_window = now;
+            self.ack.challenges = 0;
+        }
+        if self.ack.challenges < self.config.challenge_acks {
+            self.ack.challenges += 1;
+            self.ack.now();
+        }
+    }
+}

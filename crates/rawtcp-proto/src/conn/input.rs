@@ -1,0 +1,73 @@
+//! A segment arrives (RFC 9293 §3.10.7): the ladder of §3.10.7.4, one call a rung.
+
+mod acceptable;
+mod ack;
+mod fin;
+mod reset;
+mod syn;
+mod syn_sent;
+mod text;
+
+use super::{Connection, Events, State};
+use crate::error::DropReason;
+use crate::seq::Offset;
+use crate::time::Instant;
+use crate::wire::Segment;
+
+impl Connection {
+    /// Takes a segment that the demultiplexer found to be this connection's.
+    ///
+    /// An error says why it, or what was left of it, went no further; the answer it deserves, if any,
+    /// is given by [`poll_transmit`](Self::poll_transmit).
+    pub fn on_segment(&mut self, now: Instant, segment: &Segment<'_>) -> Result<(), DropReason> {
+        self.counters.segs_in += self.segments_in(segment);
+        match self.state {
+            State::Closed | State::TimeWait => Err(DropReason::Closed),
+            State::SynSent => self.on_segment_in_syn_sent(now, segment),
+            _ => self.on_segment_synchronized(now, segment),
+        }
+    }
+
+    fn on_segment_synchronized(&mut self, now: Instant, segment: &Segment<'_>) -> Result<(), DropReason> {
+        let start = self.check_acceptable(now, segment)?; // first: sequence number, PAWS
+        self.check_reset(now, segment, start)?; // second
+        // Third, security: no labelled networks here.
+        self.check_syn(now, segment)?; // fourth
+        self.last_heard = now;
+        self.probes = 0;
+        self.check_ack(now, segment)?; // fifth
+        // Sixth, urgent data: delivered in line with the rest.
+        self.receive_text(now, segment, start); // seventh
+        self.receive_fin(now, segment, start); // eighth
+        Ok(())
+    }
+
+    /// How many wire segments a received packet stands for: receive offload merges them.
+    fn segments_in(&self, segment: &Segment<'_>) -> u64 {
+        let unit = match segment.gro_size {
+            0 => self.rcv.adv_mss.max(1) as usize,
+            size => usize::from(size),
+        };
+        segment.payload.len().div_ceil(unit).max(1) as u64
+    }
+
+    /// Where the text or the FIN of this segment begins: a SYN takes one number.
+    fn text_start(segment: &Segment<'_>, start: Offset) -> Offset {
+        start.add(u64::from(segment.header.flags.contains(crate::wire::Flags::SYN)))
+    }
+
+    /// Leaves a state where the handshake was not complete.
+    fn establish(&mut self, now: Instant) {
+        self.transition(State::Established);
+        self.events.insert(Events::CONNECTED | Events::WRITABLE);
+        self.cc = self.config.congestion.build(self.send_mss(), self.config.initial_window);
+        if self.counters.timeouts > 0 {
+            self.rtt.on_syn_timeout(); // RFC 6298 §5.7
+        }
+        self.start_keepalive(now);
+        // A close that was called before the handshake ended (RFC 9293 §3.10.4).
+        if self.snd.fin.is_some() {
+            self.transition(State::FinWait1);
+        }
+    }
+}

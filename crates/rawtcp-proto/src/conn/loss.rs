@@ -1,0 +1,400 @@
+//! What an ACK says of loss, and what follows: NewReno without SACK (RFC 6582), RACK with it
+//! (RFC 8985 §6), proportional rate reduction in both (RFC 6937), the RTO (RFC 6298) and undo by
+//! timestamps (Eifel, RFC 3522 and 4015).
+
+use super::{Connection, Timer};
+use crate::cc::{AckSample, Congestion, CongestionSample};
+use crate::recovery::sent::{AckOutcome, DeliverySnapshot, RackView};
+use crate::seq::Offset;
+use crate::time::{Duration, Instant};
+use crate::wire::Segment;
+
+/// Duplicate ACKs that stand for a loss where SACK is off (RFC 5681 §3.2).
+const DUP_THRESH: u32 = 3;
+
+/// Where the sender stands with its losses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing is thought lost.
+    #[default]
+    Open,
+    /// Fast recovery, until `high` is acknowledged (RFC 6582 "recover").
+    Recovery { high: Offset },
+    /// After a retransmission timeout, until `high` is acknowledged.
+    Loss { high: Offset },
+}
+
+/// Proportional rate reduction (RFC 6937 §3).
+#[derive(Clone, Copy, Debug, Default)]
+struct Prr {
+    /// Bytes in flight when recovery began (RecoverFS).
+    flight: u64,
+    delivered: u64,
+    out: u64,
+    /// What may leave now.
+    budget: u64,
+}
+
+/// The sender's view of losses.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    pub(super) phase: Phase,
+    prr: Prr,
+    dup_acks: u32,
+    /// Bytes that duplicate ACKs say have left the network, where SACK can not say it.
+    dup_credit: u64,
+    /// Consecutive timeouts: the exponent of the backoff (RFC 6298 §5.5).
+    pub(super) backoff: u32,
+    /// Timeouts since the last progress (R2).
+    pub(super) retries: u32,
+    /// RACK.xmit_ts, RACK.end_seq, RACK.rtt.
+    rack: Option<RackView>,
+    /// Reordering was seen: the reordering window stays open (RFC 8985 §6.2 step 4).
+    reordering_seen: bool,
+    /// Our timestamp clock when the first retransmission of this episode left: an ACK that echoes an
+    /// older value proves the original arrived (RFC 3522).
+    first_retransmit_ts: Option<u32>,
+    /// SND.NXT when the last tail loss probe left, while it is unanswered (RFC 8985 §7.3).
+    pub(super) tlp_high: Option<Offset>,
+    pub(super) tlp_was_retransmit: bool,
+    /// The window, not the application, held the last transmission back (RFC 7661, growth only then).
+    pub(super) cwnd_limited: bool,
+    /// Bytes delivered over the connection's life, and when the last were.
+    delivered: u64,
+    delivered_at: Instant,
+}
+
+impl Recovery {
+    pub(super) fn snapshot(&self, now: Instant) -> DeliverySnapshot {
+        DeliverySnapshot {
+            delivered: self.delivered,
+            delivered_at: self.delivered_at,
+            first_sent_at: now,
+            app_limited: false,
+        }
+    }
+
+    /// A retransmission of `len` bytes leaves, or new data during recovery.
+    pub(super) fn on_transmit(&mut self, len: u64) {
+        if let Phase::Recovery { .. } = self.phase {
+            self.prr.out += len;
+            self.prr.budget = self.prr.budget.saturating_sub(len);
+        }
+    }
+
+    pub(super) fn note_retransmit(&mut self, ts_now: u32) {
+        self.first_retransmit_ts.get_or_insert(ts_now);
+    }
+}
+
+impl Connection {
+    /// Bytes thought to be in the network.
+    pub(super) fn pipe(&self) -> u64 {
+        self.sent.in_flight().saturating_sub(self.recovery.dup_credit)
+    }
+
+    /// How many bytes congestion control lets leave now.
+    pub(super) fn cwnd_room(&self) -> u64 {
+        match self.recovery.phase {
+            Phase::Recovery { .. } => self.recovery.prr.budget,
+            _ => self.cc.cwnd().saturating_sub(self.pipe()),
+        }
+    }
+
+    /// The acknowledgment part of an acceptable segment: `ack` lies in SND.UNA..=SND.NXT.
+    pub(super) fn process_ack(&mut self, now: Instant, segment: &Segment<'_>, ack: Offset, window_changed: bool) {
+        let in_flight = self.pipe();
+        let had_outstanding = self.sent.outstanding() > 0;
+        let mut outcome = self.sent.on_ack(ack, now);
+        self.apply_sack(segment, &mut outcome);
+        let advanced = ack > self.snd.una;
+        if advanced {
+            self.counters.bytes_acked += ack.since(self.snd.una);
+            self.snd.una = ack;
+            self.send_buf.release_to(ack.min(self.send_buf.end()));
+        }
+        self.sample_rtt(now, segment, &outcome);
+        if advanced {
+            self.on_progress(now);
+        }
+        let duplicate = !advanced && had_outstanding && segment.payload.is_empty() && !window_changed;
+        let credited = self.count_duplicate(duplicate, advanced, outcome.newly_acked);
+        let delivered = if self.negotiated.sack { outcome.delivered } else { credited };
+        self.recovery.delivered += delivered;
+        self.recovery.delivered_at = now;
+        self.update_rack(now, &outcome);
+        self.try_undo(segment, advanced);
+        self.detect_losses(now, advanced);
+        self.leave_recovery(now, ack);
+        self.answer_tlp(now, ack);
+        self.tell_congestion_control(now, &outcome, in_flight, delivered);
+        self.rearm_after_ack(now);
+    }
+
+    fn apply_sack(&mut self, segment: &Segment<'_>, outcome: &mut AckOutcome) {
+        if !self.negotiated.sack {
+            return;
+        }
+        for (left, right) in segment.header.options.sack.iter() {
+            let (left, right) = (left.unwrap(self.snd.iss, self.snd.una), right.unwrap(self.snd.iss, self.snd.una));
+            // Blocks that are empty, turned round or beyond what was sent are not believed; those below
+            // SND.UNA are D-SACKs.
+            if let (Some(left), Some(right)) = (left, right)
+                && left < right
+                && right <= self.snd.nxt
+                && right > self.snd.una
+            {
+                self.sent.on_sack(left..right, outcome);
+            }
+        }
+    }
+
+    fn sample_rtt(&mut self, now: Instant, segment: &Segment<'_>, outcome: &AckOutcome) {
+        if let Some(rtt) = outcome.rtt_sample() {
+            // Karn: only what was sent once (RFC 6298 §3 [MUST-18]).
+            self.rtt.on_sample(rtt, now);
+            self.recovery.backoff = 0;
+        } else if outcome.newly_acked > 0
+            && let Some(ts) = segment.header.options.timestamps.filter(|_| self.negotiated.timestamps)
+        {
+            // Timestamps tell which transmission was acknowledged (RFC 7323 §4).
+            let elapsed = self.ts_now(now).wrapping_sub(ts.echo);
+            if ts.echo != 0 && elapsed < 1 << 24 {
+                self.rtt.on_sample(Duration::from_millis(u64::from(elapsed.max(1))), now);
+                self.recovery.backoff = 0;
+            }
+        }
+    }
+
+    /// SND.UNA moved: the peer is alive and the path works.
+    pub(super) fn on_progress(&mut self, now: Instant) {
+        self.recovery.retries = 0;
+        self.stalled_since = (self.sent.outstanding() > 0).then_some(now);
+        self.soft_error = None;
+    }
+
+    /// Without SACK, duplicate ACKs count segments that left the network (RFC 5681 §3.2, RFC 3042).
+    /// Answers how many bytes this ACK says were delivered.
+    fn count_duplicate(&mut self, duplicate: bool, advanced: bool, newly_acked: u64) -> u64 {
+        let mss = u64::from(self.send_mss());
+        if duplicate {
+            self.recovery.dup_acks += 1;
+            if self.negotiated.sack {
+                return 0;
+            }
+            let most = self.sent.in_flight().saturating_sub(mss);
+            let before = self.recovery.dup_credit;
+            self.recovery.dup_credit = (before + mss).min(most.max(before));
+            return mss;
+        }
+        if advanced {
+            // The segments that the duplicates stood for are now acknowledged for good; one was the hole.
+            let counted = self.recovery.dup_credit.min(newly_acked.saturating_sub(mss));
+            self.recovery.dup_credit -= counted;
+            if !matches!(self.recovery.phase, Phase::Recovery { .. }) {
+                self.recovery.dup_credit = 0;
+            }
+            self.recovery.dup_acks = 0;
+            return newly_acked - counted;
+        }
+        0
+    }
+
+    /// RFC 8985 §6.2, steps 1 to 4.
+    fn update_rack(&mut self, now: Instant, outcome: &AckOutcome) {
+        self.recovery.reordering_seen |= outcome.lowest_sacked_never_retransmitted.is_some();
+        let Some(newest) = &outcome.newest else { return };
+        // Step 2: an ACK too early for the retransmission is an original's.
+        let too_early = self.rtt.min_rtt().is_some_and(|min| now.since(newest.sent_at) < min);
+        let newest = if newest.retransmitted && too_early { outcome.newest_original.as_ref() } else { Some(newest) };
+        let Some(newest) = newest else { return };
+        let rtt = now.since(newest.sent_at);
+        let newer =
+            self.recovery.rack.as_ref().is_none_or(|r| (r.newest_sent_at, r.newest_end) < (newest.sent_at, newest.end));
+        if newer {
+            self.recovery.rack =
+                Some(RackView { newest_sent_at: newest.sent_at, newest_end: newest.end, reo_wnd: Duration::ZERO, rtt });
+        }
+    }
+
+    /// RFC 8985 §6.2 step 4: a quarter of the round trip, none while no reordering was seen and
+    /// there is evidence enough.
+    fn reordering_window(&self) -> Duration {
+        let enough = self.sent.sacked_bytes() >= u64::from(DUP_THRESH) * u64::from(self.send_mss())
+            || self.recovery.phase != Phase::Open;
+        if !self.recovery.reordering_seen && enough {
+            return Duration::ZERO;
+        }
+        let quarter = self.rtt.min_rtt().unwrap_or_default() / 4;
+        quarter.min(self.rtt.srtt().unwrap_or_default())
+    }
+
+    /// Finds what is lost and enters recovery for it.
+    pub(super) fn detect_losses(&mut self, now: Instant, advanced: bool) {
+        if self.negotiated.sack {
+            let Some(mut view) = self.recovery.rack else { return };
+            if self.sent.outstanding() == 0 {
+                return self.timers.clear(Timer::Reorder);
+            }
+            view.reo_wnd = self.reordering_window();
+            let detected = self.sent.detect_lost(&view, now);
+            match detected.next_deadline {
+                Some(at) => self.timers.set(Timer::Reorder, at),
+                None => self.timers.clear(Timer::Reorder),
+            }
+            if detected.lost > 0 {
+                self.enter_recovery(now);
+            }
+            return;
+        }
+        match self.recovery.phase {
+            Phase::Open if self.recovery.dup_acks >= DUP_THRESH => {
+                self.sent.mark_first_lost();
+                self.enter_recovery(now);
+            }
+            // RFC 6582 §3.2 step 3: a partial ACK means the next segment is lost too.
+            Phase::Recovery { high } if advanced && self.snd.una < high => {
+                self.sent.mark_first_lost();
+            }
+            _ => {}
+        }
+    }
+
+    fn congestion_sample(&self, now: Instant) -> CongestionSample {
+        CongestionSample { now, in_flight: self.sent.outstanding(), mss: self.send_mss() }
+    }
+
+    fn enter_recovery(&mut self, now: Instant) {
+        if self.recovery.phase != Phase::Open {
+            return;
+        }
+        let flight = self.sent.outstanding();
+        let sample = self.congestion_sample(now);
+        self.cc.on_congestion(Congestion::Loss, &sample);
+        self.recovery.phase = Phase::Recovery { high: self.snd.nxt };
+        self.recovery.first_retransmit_ts = None;
+        // RFC 6937 §3, with the first retransmission always allowed.
+        self.recovery.prr = Prr { flight: flight.max(1), delivered: 0, out: 0, budget: u64::from(self.send_mss()) };
+        self.timers.clear(Timer::Tlp);
+    }
+
+    /// RFC 6937 §3.1: what may leave on this ACK.
+    fn update_prr(&mut self, delivered: u64) {
+        let mss = u64::from(self.send_mss());
+        let (pipe, ssthresh) = (self.pipe(), self.cc.ssthresh());
+        let prr = &mut self.recovery.prr;
+        prr.delivered += delivered;
+        let send = if pipe > ssthresh {
+            let due = u128::from(prr.delivered) * u128::from(ssthresh) / u128::from(prr.flight);
+            u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(prr.out)
+        } else {
+            // Slow-start reduction bound, as its successor has it when the ACK shows progress.
+            let limit = prr.delivered.saturating_sub(prr.out).max(delivered) + mss;
+            ssthresh.saturating_sub(pipe).min(limit)
+        };
+        // The retransmission that opens recovery must leave whatever the sums say.
+        prr.budget = if prr.out == 0 { send.max(mss) } else { send };
+    }
+
+    fn leave_recovery(&mut self, now: Instant, ack: Offset) {
+        let high = match self.recovery.phase {
+            Phase::Open => return,
+            Phase::Recovery { high } | Phase::Loss { high } => high,
+        };
+        if ack >= high {
+            if matches!(self.recovery.phase, Phase::Recovery { .. }) {
+                self.cc.on_recovery_exit(now);
+            }
+            self.end_episode();
+        }
+    }
+
+    fn end_episode(&mut self) {
+        self.recovery.phase = Phase::Open;
+        self.recovery.dup_credit = 0;
+        self.recovery.dup_acks = 0;
+        self.recovery.first_retransmit_ts = None;
+    }
+
+    /// Eifel (RFC 3522 §3.2): an ACK that echoes a timestamp from before the first retransmission was
+    /// triggered by an original; nothing was lost.
+    fn try_undo(&mut self, segment: &Segment<'_>, advanced: bool) {
+        let (Some(sent_ts), Some(ts)) = (self.recovery.first_retransmit_ts, segment.header.options.timestamps) else {
+            return;
+        };
+        if advanced
+            && self.negotiated.timestamps
+            && self.recovery.phase != Phase::Open
+            && ts.echo != 0
+            && (ts.echo.wrapping_sub(sent_ts) as i32) < 0
+        {
+            self.sent.unmark_lost();
+            self.cc.on_spurious();
+            self.end_episode();
+            self.recovery.reordering_seen = true;
+        }
+    }
+
+    /// RFC 8985 §7.4: the probe's answer came. If the probe was a retransmission, it repaired a loss.
+    fn answer_tlp(&mut self, now: Instant, ack: Offset) {
+        let Some(high) = self.recovery.tlp_high.filter(|&high| ack >= high) else { return };
+        self.recovery.tlp_high = None;
+        if self.recovery.tlp_was_retransmit && self.recovery.phase == Phase::Open && ack == high {
+            let sample = self.congestion_sample(now);
+            self.cc.on_congestion(Congestion::Loss, &sample);
+            self.cc.on_recovery_exit(now);
+        }
+    }
+
+    fn tell_congestion_control(&mut self, now: Instant, outcome: &AckOutcome, in_flight: u64, delivered: u64) {
+        let in_recovery = matches!(self.recovery.phase, Phase::Recovery { .. });
+        if in_recovery {
+            self.update_prr(delivered);
+        }
+        if delivered == 0 {
+            return;
+        }
+        self.cc.on_ack(&AckSample {
+            now,
+            acked: delivered,
+            rtt: outcome.rtt_sample(),
+            min_rtt: self.rtt.min_rtt(),
+            srtt: self.rtt.srtt(),
+            in_flight,
+            cwnd_limited: self.recovery.cwnd_limited,
+            in_recovery,
+            mss: self.send_mss(),
+            delivery_rate: None,
+            round_start: false,
+        });
+    }
+
+    /// The retransmission timer fired (RFC 6298 §5.4–5.7).
+    pub(super) fn on_rto(&mut self, now: Instant) {
+        self.counters.timeouts += 1;
+        self.recovery.retries += 1;
+        self.recovery.backoff = (self.recovery.backoff + 1).min(20);
+        if self.sent.is_head_sacked() {
+            // RFC 2018 §8: the peer has dropped what it had acknowledged selectively.
+            self.sent.forget_sacks();
+        }
+        let first_of_episode = !matches!(self.recovery.phase, Phase::Loss { .. });
+        let sample = self.congestion_sample(now);
+        self.sent.mark_all_lost();
+        if self.snd.una > Offset(0) {
+            // A lost SYN says nothing of the window, but for RFC 5681's one segment after it.
+            // RFC 5681 §3.1: the controller holds ssthresh for a segment that was sent again before.
+            self.cc.on_rto(&sample);
+            if first_of_episode {
+                self.recovery.first_retransmit_ts = None;
+            }
+            self.recovery.phase = Phase::Loss { high: self.snd.nxt };
+        }
+        self.recovery.dup_acks = 0;
+        self.recovery.dup_credit = 0;
+        self.recovery.tlp_high = None;
+        self.timers.clear(Timer::Tlp);
+        self.timers.clear(Timer::Reorder);
+        self.arm_rto(now);
+    }
+}

@@ -1,0 +1,490 @@
+//! One connection: the TCB of RFC 9293 §3.3.1, what arrives at it, what it sends, and its timers.
+//!
+//! This file holds the fields, the constructors and the getters; every protocol rule is in the file
+//! that carries its name.
+
+mod ack_policy;
+mod icmp;
+mod input;
+mod loss;
+mod nagle;
+mod output;
+mod space;
+mod state;
+mod timeouts;
+mod timers;
+mod user;
+mod window;
+
+#[cfg(test)]
+mod tests;
+
+pub use output::{Transmit, TransmitKind, TxLimits};
+pub use state::State;
+
+use ack_policy::AckPolicy;
+use loss::Recovery;
+use space::{RecvSpace, SendSpace};
+use timers::{Timer, Timers};
+
+use crate::buf::assembler::Assembler;
+use crate::buf::recv::RecvBuffer;
+use crate::buf::send::{SendBuffer, Slices};
+use crate::cc::CongestionControl;
+use crate::config::{ConnConfig, MIN_MSS, ip_header_len};
+use crate::error::CloseReason;
+use crate::info::TcpInfo;
+use crate::recovery::rtt::RttEstimator;
+use crate::recovery::sent::SentQueue;
+use crate::seq::{Offset, SeqNum, WindowScale};
+use crate::stack::{HalfOpen, TimeWait};
+use crate::time::Instant;
+use crate::wire::FourTuple;
+
+use core::fmt;
+
+/// What the connection knows of its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The largest IP packet, in bytes.
+    pub mtu: u32,
+}
+
+/// What happened since the caller last looked: a set of bits.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Events(u16);
+
+impl Events {
+    /// The handshake is complete.
+    pub const CONNECTED: Events = Events(1);
+    /// In-order data arrived.
+    pub const READABLE: Events = Events(1 << 1);
+    /// Enough room in the send buffer to wake a writer.
+    pub const WRITABLE: Events = Events(1 << 2);
+    /// The peer's FIN arrived, or nothing can arrive any more.
+    pub const READ_CLOSED: Events = Events(1 << 3);
+    /// Nothing can be written any more.
+    pub const WRITE_CLOSED: Events = Events(1 << 4);
+    /// The connection ended with an error, or a soft error was noted.
+    pub const ERROR: Events = Events(1 << 5);
+    /// Entered TIME-WAIT: [`Connection::time_wait`] is the record that takes the connection's place.
+    pub const TIME_WAIT: Events = Events(1 << 6);
+    /// Closed: nothing more arrives or leaves after `poll_transmit` is drained.
+    pub const CLOSED: Events = Events(1 << 7);
+    /// The state changed (for tracing).
+    pub const STATE: Events = Events(1 << 8);
+
+    /// Whether all of `other`'s bits are set.
+    pub const fn contains(self, other: Events) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether any of `other`'s bits is set.
+    pub const fn intersects(self, other: Events) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether nothing happened.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    fn insert(&mut self, other: Events) {
+        self.0 |= other.0;
+    }
+}
+
+impl core::ops::BitOr for Events {
+    type Output = Events;
+    fn bitor(self, other: Events) -> Events {
+        Events(self.0 | other.0)
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [&str; 9] = [
+            "CONNECTED",
+            "READABLE",
+            "WRITABLE",
+            "READ_CLOSED",
+            "WRITE_CLOSED",
+            "ERROR",
+            "TIME_WAIT",
+            "CLOSED",
+            "STATE",
+        ];
+        let set = NAMES.iter().enumerate().filter(|(bit, _)| self.0 & (1 << bit) != 0).map(|(_, name)| name);
+        f.debug_set().entries(set).finish()
+    }
+}
+
+/// What the SYN exchange agreed on.
+#[derive(Clone, Copy, Debug)]
+struct Negotiated {
+    timestamps: bool,
+    sack: bool,
+    /// `None`: no scaling in either direction.
+    scales: Option<Scales>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Scales {
+    /// Applied to windows the peer sends.
+    snd: WindowScale,
+    /// Applied to windows we send.
+    rcv: WindowScale,
+}
+
+/// Requests of one part of the connection to the output side.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pending {
+    /// A RST with this header is due; the connection is closed behind it.
+    reset: bool,
+    /// An RST in answer to an unacceptable ACK in SYN-SENT or SYN-RECEIVED, with this sequence number.
+    refuse: Option<SeqNum>,
+    /// SYN-ACK to answer a simultaneous open.
+    syn_ack: bool,
+    /// A zero-window or keep-alive probe.
+    probe: bool,
+    /// The override timeout of silly-window avoidance: send what the window takes.
+    push: bool,
+    /// A tail loss probe.
+    tlp: bool,
+}
+
+/// Counters for [`TcpInfo`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    bytes_acked: u64,
+    bytes_received: u64,
+    bytes_sent: u64,
+    bytes_retrans: u64,
+    segs_out: u64,
+    segs_in: u64,
+    total_retrans: u64,
+    timeouts: u64,
+}
+
+/// One TCP connection.
+#[derive(Debug)]
+pub struct Connection {
+    tuple: FourTuple,
+    state: State,
+    config: ConnConfig,
+    path: Path,
+    negotiated: Negotiated,
+    snd: SendSpace,
+    rcv: RecvSpace,
+    send_buf: SendBuffer,
+    recv_buf: RecvBuffer,
+    assembler: Assembler,
+    sent: SentQueue,
+    rtt: RttEstimator,
+    cc: Box<dyn CongestionControl>,
+    recovery: Recovery,
+    ack: AckPolicy,
+    timers: Timers,
+    pending: Pending,
+    events: Events,
+    /// Why the connection ended; `Graceful` until it fails.
+    reason: Option<CloseReason>,
+    /// The error that the application has not seen yet.
+    error: Option<CloseReason>,
+    /// The last ICMP soft error: the reason if the attempt times out (RFC 9293 §3.9.2.2 [MUST-56]).
+    soft_error: Option<CloseReason>,
+    /// The application has let go: data that arrives now is answered with RST (RFC 9293 §3.6.1 [SHLD-3]).
+    orphan: bool,
+    /// A write found no room: the writer waits for [`Events::WRITABLE`].
+    write_blocked: bool,
+    /// Nothing was acknowledged since then although something is outstanding or the window is zero.
+    stalled_since: Option<Instant>,
+    /// Probes sent without an answer: zero-window or keep-alive.
+    probes: u32,
+    last_heard: Instant,
+    last_sent: Instant,
+    ip_id: u16,
+    counters: Counters,
+}
+
+impl Connection {
+    /// An active open: SYN-SENT; the SYN leaves by [`poll_transmit`](Self::poll_transmit)
+    /// (RFC 9293 §3.10.1).
+    pub fn connect(
+        now: Instant,
+        config: &ConnConfig,
+        tuple: FourTuple,
+        iss: SeqNum,
+        ts_offset: u32,
+        path: Path,
+    ) -> Self {
+        let mut conn = Self::blank(now, config, tuple, iss, ts_offset, path);
+        conn.state = State::SynSent;
+        conn
+    }
+
+    /// A passive open whose handshake is complete: ESTABLISHED from a half-open record. The segment
+    /// that completed it is given to [`on_segment`](Self::on_segment) next.
+    pub fn accept(now: Instant, config: &ConnConfig, tuple: FourTuple, half: &HalfOpen) -> Self {
+        let mut conn = Self::blank(now, config, tuple, half.iss, half.ts_offset, Path { mtu: half.mtu });
+        conn.state = State::Established;
+        conn.negotiated = Negotiated {
+            timestamps: half.timestamps.is_some(),
+            sack: half.sack,
+            scales: half.peer_wscale.map(|snd| Scales { snd, rcv: half.our_wscale }),
+        };
+        conn.snd.una = Offset(1);
+        conn.sent = SentQueue::new(Offset(1));
+        conn.snd.nxt = Offset(1);
+        conn.snd.open(u64::from(half.peer_window));
+        conn.snd.peer_mss = half.peer_mss.unwrap_or(default_mss(tuple.is_v6()));
+        conn.rcv.open(half.irs, half.our_window(config));
+        conn.rcv.ts_recent = half.timestamps.unwrap_or(0);
+        conn.rcv.ts_recent_at = now;
+        if half.retransmits == 0 {
+            conn.rtt.on_sample(now.since(half.synack_sent_at), now);
+        }
+        conn.cc = conn.config.congestion.build(conn.send_mss(), conn.config.initial_window);
+        conn.events.insert(Events::CONNECTED | Events::STATE);
+        conn.start_keepalive(now);
+        conn
+    }
+
+    fn blank(now: Instant, config: &ConnConfig, tuple: FourTuple, iss: SeqNum, ts_offset: u32, path: Path) -> Self {
+        let config = config.clone();
+        let mss = u32::from(config.mss_for(path.mtu, tuple.is_v6()));
+        Connection {
+            tuple,
+            state: State::Closed,
+            path,
+            negotiated: Negotiated { timestamps: config.timestamps, sack: config.sack, scales: None },
+            snd: SendSpace::new(iss, ts_offset, default_mss(tuple.is_v6())),
+            rcv: RecvSpace::new(mss),
+            send_buf: SendBuffer::new(config.send_buffer),
+            recv_buf: RecvBuffer::new(),
+            assembler: Assembler::new(),
+            sent: SentQueue::new(Offset(0)),
+            rtt: RttEstimator::new(config.rto_initial, config.rto_min, config.rto_max),
+            cc: config.congestion.build(mss, config.initial_window),
+            recovery: Recovery::default(),
+            ack: AckPolicy::new(config.quick_acks),
+            timers: Timers::default(),
+            pending: Pending::default(),
+            events: Events::default(),
+            reason: None,
+            error: None,
+            soft_error: None,
+            orphan: false,
+            write_blocked: false,
+            stalled_since: None,
+            probes: 0,
+            last_heard: now,
+            last_sent: now,
+            ip_id: iss.0 as u16,
+            counters: Counters::default(),
+            config,
+        }
+    }
+
+    /// The two ends.
+    pub fn tuple(&self) -> &FourTuple {
+        &self.tuple
+    }
+
+    /// The state.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The settings in force.
+    pub fn config(&self) -> &ConnConfig {
+        &self.config
+    }
+
+    /// Whether nothing more will arrive or leave: the connection can be taken out of the table.
+    pub fn is_closed(&self) -> bool {
+        self.state == State::Closed && !self.pending.reset && self.pending.refuse.is_none()
+    }
+
+    /// Why the connection ended, if it has.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.reason
+    }
+
+    /// Whether the application has let go of it.
+    pub fn is_orphan(&self) -> bool {
+        self.orphan
+    }
+
+    /// What happened since the last call.
+    pub fn take_events(&mut self) -> Events {
+        core::mem::take(&mut self.events)
+    }
+
+    /// The earliest deadline, at which [`on_timeout`](Self::on_timeout) wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Bytes that can be read now.
+    pub fn readable_len(&self) -> usize {
+        self.recv_buf.len()
+    }
+
+    /// Whether the peer's direction has ended: a read that finds no data says EOF or an error.
+    pub fn is_read_closed(&self) -> bool {
+        !self.state.may_receive()
+    }
+
+    /// Whether this side's direction has been closed or has ended.
+    pub fn is_write_closed(&self) -> bool {
+        !self.state.may_send()
+    }
+
+    /// Room in the send buffer, in bytes.
+    pub fn write_room(&self) -> usize {
+        self.send_buf.free()
+    }
+
+    /// Bytes written by the application and not acknowledged by the peer, sent or not.
+    pub fn unacked_len(&self) -> usize {
+        self.send_buf.len()
+    }
+
+    /// Whether the peer has acknowledged everything, the FIN included if one was queued.
+    pub fn is_all_acked(&self) -> bool {
+        self.send_buf.is_empty() && self.snd.fin.is_none_or(|fin| self.snd.una > fin)
+    }
+
+    /// The payload bytes of a decision, as slices of the send buffer.
+    pub fn payload(&self, transmit: &Transmit) -> Slices<'_> {
+        self.send_buf.slices(transmit.payload.clone())
+    }
+
+    /// The record that takes this connection's place in TIME-WAIT (RFC 9293 §3.6.1 [MUST-13]).
+    pub fn time_wait(&self, now: Instant) -> Option<TimeWait> {
+        (self.state == State::TimeWait).then(|| TimeWait {
+            rcv_nxt: self.rcv.wire(self.rcv.nxt),
+            snd_nxt: self.snd.wire(self.snd.nxt),
+            window: self.rcv.last_field,
+            ts_recent: self.negotiated.timestamps.then_some(self.rcv.ts_recent),
+            ts_offset: self.snd.ts_offset,
+            since: now,
+            deadline: now + self.config.time_wait,
+            ttl: self.config.ttl,
+            traffic_class: self.config.traffic_class,
+        })
+    }
+
+    /// The snapshot of Linux's TCP_INFO.
+    pub fn info(&self) -> TcpInfo {
+        TcpInfo {
+            state: self.state,
+            rtt: self.rtt.srtt().unwrap_or_default(),
+            rttvar: self.rtt.rttvar().unwrap_or_default(),
+            min_rtt: self.rtt.min_rtt().unwrap_or_default(),
+            rto: self.rtt.rto(),
+            backoff: self.recovery.backoff,
+            snd_cwnd: self.cc.cwnd(),
+            snd_ssthresh: self.cc.ssthresh(),
+            snd_mss: self.send_mss(),
+            advmss: self.rcv.adv_mss,
+            pmtu: self.path.mtu,
+            snd_wnd: self.snd.wnd,
+            rcv_wnd: self.rcv.window(),
+            unacked: self.sent.outstanding(),
+            sacked: self.sent.sacked_bytes(),
+            lost: self.sent.lost_bytes(),
+            retrans: self.sent.retransmitted_out(),
+            notsent_bytes: self.send_buf.end().since(self.snd.nxt),
+            bytes_acked: self.counters.bytes_acked,
+            bytes_received: self.counters.bytes_received,
+            bytes_sent: self.counters.bytes_sent,
+            bytes_retrans: self.counters.bytes_retrans,
+            segs_out: self.counters.segs_out,
+            segs_in: self.counters.segs_in,
+            total_retrans: self.counters.total_retrans,
+            timeouts: self.counters.timeouts,
+            timestamps: self.negotiated.timestamps,
+            sack: self.negotiated.sack,
+            window_scale: self.negotiated.scales.map(|s| (s.snd.shift(), s.rcv.shift())),
+            congestion: self.cc.name(),
+        }
+    }
+
+    /// Moves to another state; ends everything that goes with being open when that is CLOSED.
+    fn transition(&mut self, next: State) {
+        debug_assert!(self.state.may_become(next), "{} -> {}", self.state.name(), next.name());
+        self.state = next;
+        self.events.insert(Events::STATE);
+        match next {
+            State::TimeWait => {
+                self.timers.clear_all();
+                self.reason = Some(CloseReason::Graceful);
+                self.events.insert(Events::TIME_WAIT);
+            }
+            State::Closed => {
+                self.timers.clear_all();
+                self.events.insert(Events::CLOSED | Events::READ_CLOSED | Events::WRITE_CLOSED);
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends the connection for a reason, which the application learns once.
+    fn fail(&mut self, reason: CloseReason) {
+        if self.state == State::Closed {
+            return;
+        }
+        self.reason = Some(reason);
+        if reason != CloseReason::Graceful {
+            self.error = Some(reason);
+            self.events.insert(Events::ERROR);
+        }
+        self.send_buf.clear();
+        self.assembler.clear();
+        self.sent.clear();
+        self.transition(State::Closed);
+    }
+
+    /// The largest payload of one segment before options are taken off: what the peer takes and the
+    /// path carries (RFC 9293 §3.7.1 [MUST-16]).
+    fn mss_before_options(&self) -> u32 {
+        let path = self.path.mtu.saturating_sub(ip_header_len(self.tuple.is_v6()) + 20);
+        let max = self.config.max_mss.map_or(u32::MAX, u32::from);
+        u32::from(self.snd.peer_mss).min(path).min(max).max(u32::from(MIN_MSS))
+    }
+
+    /// The payload of a full segment with the options that every segment carries (RFC 6691 §2).
+    fn send_mss(&self) -> u32 {
+        self.mss_before_options() - if self.negotiated.timestamps { TIMESTAMP_LEN } else { 0 }
+    }
+
+    /// The value of our timestamp clock: milliseconds, with this connection's own offset
+    /// (RFC 7323 §5.4, §7.1).
+    fn ts_now(&self, now: Instant) -> u32 {
+        (now.as_millis() as u32).wrapping_add(self.snd.ts_offset)
+    }
+
+    /// Checks what must always hold; for tests and debug builds.
+    pub fn check_invariants(&self) {
+        assert!(self.snd.una <= self.snd.nxt, "una behind nxt");
+        assert_eq!(self.sent.nxt(), self.snd.nxt, "sent queue ends at nxt");
+        assert!(self.send_buf.start() <= self.send_buf.end());
+        if self.state != State::Closed {
+            assert_eq!(self.sent.una(), self.snd.una, "sent queue starts at una");
+            let kept = self.snd.una.max(Offset(1)).min(self.send_buf.end());
+            assert_eq!(self.send_buf.start(), kept, "the send buffer starts at una");
+            assert!(self.rcv.nxt <= self.rcv.adv || self.state == State::SynSent || self.rcv.fin.is_some());
+        }
+        self.sent.check_invariants();
+    }
+}
+
+/// The bytes that a timestamp option takes in every segment, padding included.
+const TIMESTAMP_LEN: u32 = 12;
+
+/// What to assume of a peer that announces no MSS (RFC 9293 §3.7.1 [MUST-15]).
+const fn default_mss(v6: bool) -> u16 {
+    if v6 { 1220 } else { 536 }
+}

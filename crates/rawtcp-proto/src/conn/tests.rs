@@ -1,0 +1,8 @@
+//! Two connections on a virtual wire, and single connections against segments made by hand.
+
+mod close;
+mod open;
+mod pair;
+mod transfer;
+
+pub(super) use pair::{ms, secs};

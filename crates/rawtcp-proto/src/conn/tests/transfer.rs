@@ -1,0 +1,205 @@
+use super::pair::{A, B, Pair};
+use super::{ms, secs};
+use crate::config::ConnConfig;
+use crate::conn::{State, TransmitKind, TxLimits};
+use crate::error::UserError;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 31 + i / 251) as u8).collect()
+}
+
+fn configs() -> Vec<ConnConfig> {
+    let base = ConnConfig::default();
+    vec![
+        base.clone(),
+        ConnConfig { sack: false, ..base.clone() },
+        ConnConfig { timestamps: false, ..base.clone() },
+        ConnConfig { sack: false, timestamps: false, window_scaling: false, ..base },
+    ]
+}
+
+#[test]
+fn bulk_arrives_whole_and_in_order() {
+    for config in configs() {
+        let mut p = Pair::established(config.clone(), config);
+        let data = pattern(1_000_000);
+        assert_eq!(p.transfer(A, &data), data);
+        assert!(p.log.iter().all(|(_, t)| t.kind != TransmitKind::Retransmit), "nothing was lost");
+    }
+}
+
+#[test]
+fn bulk_survives_loss_and_duplication_of_any_packet() {
+    for (i, config) in configs().into_iter().enumerate() {
+        for seed in 0..8 {
+            let mut p = Pair::established(config.clone(), config.clone());
+            let mut rng = ChaCha8Rng::seed_from_u64(seed * 10 + i as u64);
+            p.pass = Box::new(move |_, _, _| rng.next_u32() % 100 >= 3);
+            let data = pattern(300_000);
+            assert_eq!(p.transfer(A, &data), data);
+        }
+    }
+}
+
+#[test]
+fn one_loss_is_repaired_without_a_timeout() {
+    for config in configs() {
+        let mut p = Pair::established(config.clone(), config);
+        let mut count = 0;
+        p.pass = Box::new(move |end, _, t| {
+            count += usize::from(end == A && t.payload_len() > 0);
+            !(end == A && t.payload_len() > 0 && count == 20)
+        });
+        let data = pattern(200_000);
+        assert_eq!(p.transfer(A, &data), data);
+        let info = p.ends[A].info();
+        assert_eq!(info.timeouts, 0, "{info:?}");
+        assert_eq!(info.total_retrans, 1, "only what was lost is sent again");
+    }
+}
+
+#[test]
+fn segmentable_runs_carry_the_same_bytes() {
+    let mut p = Pair::established(ConnConfig::default(), ConnConfig::default());
+    p.limits = TxLimits { max_payload: 65_000 };
+    // The wire of these tests takes runs as one large packet, as a kernel peer's receive offload would.
+    let data = pattern(400_000);
+    assert_eq!(p.transfer(A, &data), data);
+    assert!(p.log.iter().any(|(_, t)| t.payload_len() > 10_000));
+    assert!(p.log.iter().all(|(_, t)| t.segment_size == 0 || t.segment_size == 1448));
+}
+
+#[test]
+fn a_full_window_stops_the_writer_and_a_read_lets_it_go_on() {
+    let small = ConnConfig { recv_buffer: 20_000, ..ConnConfig::default() };
+    let sender = ConnConfig { send_buffer: 30_000, ..ConnConfig::default() };
+    let mut p = Pair::established(sender, small);
+    let data = pattern(200_000);
+    let mut written = p.write_all(A, &data);
+    p.wait(secs(10));
+    written += p.write_all(A, &data[written..]);
+    assert!(written <= 30_000 + 20_000 + 1448, "{written} bytes were accepted");
+    let now = p.now;
+    assert_eq!(p.ends[A].write(now, b"x"), Err(UserError::WouldBlock));
+    // Probed, not given up, for as long as the peer answers [MUST-37].
+    p.log.clear();
+    p.wait(secs(4000));
+    let probes = p.log.iter().filter(|(e, t)| *e == A && t.kind == TransmitKind::Probe).count();
+    assert!((20..60).contains(&probes), "{probes} probes");
+    assert_eq!(p.ends[A].state(), State::Established);
+    let mut got = Vec::new();
+    p.run_until(|p| {
+        written += p.write_all(A, &data[written..]);
+        got.extend(p.read_all(B));
+        got.len() == data.len()
+    });
+    assert_eq!(got, data);
+}
+
+#[test]
+fn a_lost_window_update_is_found_by_probing() {
+    let small = ConnConfig { recv_buffer: 20_000, ..ConnConfig::default() };
+    let mut p = Pair::established(ConnConfig::default(), small);
+    let data = pattern(100_000);
+    p.write_all(A, &data);
+    p.wait(secs(2));
+    let mut lose = true;
+    p.pass = Box::new(move |end, _, _| !(end == B && std::mem::take(&mut lose)));
+    let mut got = p.read_all(B);
+    p.run_until(|p| {
+        got.extend(p.read_all(B));
+        got.len() == data.len()
+    });
+    assert_eq!(got, data);
+}
+
+#[test]
+fn one_byte_writes_and_reads_do_not_shrink_the_window() {
+    let tiny = ConnConfig { recv_buffer: 3000, nodelay: true, ..ConnConfig::default() };
+    let mut p = Pair::established(tiny.clone(), tiny);
+    let data = pattern(20_000);
+    let (mut sent, mut got) = (0, Vec::new());
+    p.run_until(|p| {
+        if sent < data.len() {
+            sent += p.write_all(A, &data[sent..sent + 1]);
+        }
+        let mut byte = [0];
+        let now = p.now;
+        if p.ends[B].read(now, &mut byte) == Ok(1) {
+            got.push(byte[0]);
+        }
+        got.len() == data.len()
+    });
+    assert_eq!(got, data);
+}
+
+#[test]
+fn nagle_holds_the_second_small_write_and_nodelay_does_not() {
+    for nodelay in [false, true] {
+        let config = ConnConfig { nodelay, ..ConnConfig::default() };
+        let mut p = Pair::established(config.clone(), config);
+        p.write_all(A, b"header");
+        p.flush();
+        p.write_all(A, b"body");
+        p.flush();
+        let data = p.log.iter().filter(|(e, t)| *e == A && t.payload_len() > 0).count();
+        assert_eq!(data, if nodelay { 2 } else { 1 });
+    }
+}
+
+#[test]
+fn an_ack_waits_at_most_the_delay_and_rides_on_a_reply() {
+    let config = ConnConfig { quick_acks: 0, ..ConnConfig::default() };
+    let mut p = Pair::established(config.clone(), config);
+    p.write_all(A, b"ping");
+    p.run_until(|p| p.ends[B].readable_len() == 4);
+    assert!(!p.log.iter().any(|(e, _)| *e == B), "nothing yet");
+    p.read_all(B);
+    p.write_all(B, b"pong");
+    p.flush();
+    let answers: Vec<_> = p.log.iter().filter(|(e, _)| *e == B).collect();
+    assert_eq!(answers.len(), 1);
+    p.settle();
+    p.log.clear();
+    p.write_all(A, b"ping");
+    let start = p.now;
+    p.run_until(|p| p.log.iter().any(|(e, _)| *e == B));
+    assert_eq!(p.now.since(start), ms(50), "10 ms of path and 40 ms of delay");
+}
+
+#[test]
+fn a_lost_tail_is_repaired_by_a_probe() {
+    let mut p = Pair::established(ConnConfig::default(), ConnConfig::default());
+    p.delay = ms(1);
+    let warm = pattern(50_000);
+    p.write_all(A, &warm);
+    p.settle();
+    p.read_all(B);
+    let mut count = 0;
+    p.pass = Box::new(move |end, _, t| {
+        count += usize::from(end == A && t.payload_len() > 0);
+        !(end == A && t.payload_len() > 0 && count == 5)
+    });
+    p.write_all(A, &pattern(5 * 1448));
+    let start = p.now;
+    p.run_until(|p| p.ends[B].readable_len() == 5 * 1448);
+    assert!(p.now.since(start) < ms(300), "{:?}", p.now.since(start));
+    assert_eq!(p.ends[A].info().timeouts, 0);
+}
+
+#[test]
+fn keepalive_probes_an_idle_peer_and_gives_up_a_dead_one() {
+    let keepalive = Some(crate::Keepalive { idle: secs(10), interval: secs(2), count: 3 });
+    let config = ConnConfig { keepalive, ..ConnConfig::default() };
+    let mut p = Pair::established(config, ConnConfig::default());
+    p.wait(secs(100));
+    assert_eq!(p.ends[A].state(), State::Established);
+    let probes = p.log.iter().filter(|(e, t)| *e == A && t.kind == TransmitKind::Probe).count();
+    assert!((8..=10).contains(&probes), "{probes} probes");
+    p.pass = Box::new(|_, _, _| false);
+    p.wait(secs(30));
+    assert_eq!(p.ends[A].state(), State::Closed);
+    assert_eq!(p.ends[A].take_error(), Some(crate::CloseReason::TimedOut));
+}

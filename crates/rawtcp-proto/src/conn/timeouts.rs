@@ -1,0 +1,216 @@
+//! Deadlines pass (RFC 9293 §3.10.8), and how they are set.
+
+use super::{Connection, State, Timer};
+use crate::error::CloseReason;
+use crate::seq::Offset;
+use crate::time::{Duration, Instant};
+
+/// The longest a receiver is expected to hold back an ACK (RFC 8985 §7.2 WCDelAckT).
+const WORST_DELAYED_ACK: Duration = Duration::from_millis(200);
+/// The longest time between two probes of a zero window, as Linux's TCP_RTO_MAX.
+const MAX_PROBE_BACKOFF: u32 = 16;
+
+impl Connection {
+    /// Acts on every deadline that has passed.
+    pub fn on_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.take_due(now) {
+            match timer {
+                Timer::Rto => self.on_rto_timer(now),
+                Timer::Tlp => self.on_tlp_timer(now),
+                Timer::Reorder => {
+                    self.detect_losses(now, false);
+                    self.arm_rto(now);
+                }
+                Timer::Persist => self.on_persist_timer(now),
+                Timer::DelayedAck => self.ack.now(),
+                Timer::Keepalive => self.on_keepalive_timer(now),
+                Timer::FinWait2 => {
+                    if self.state == State::FinWait2 {
+                        self.fail(CloseReason::Graceful);
+                    }
+                }
+            }
+        }
+    }
+
+    /// R2 by count or by the user timeout (RFC 9293 §3.8.3 [MUST-20, MUST-21]).
+    fn is_given_up(&self, now: Instant) -> bool {
+        if let (Some(limit), Some(since)) = (self.config.user_timeout, self.stalled_since)
+            && now.since(since) >= limit
+        {
+            return true;
+        }
+        let most = match self.state {
+            State::SynSent | State::SynReceived => self.config.syn_retries,
+            _ if self.orphan => self.config.orphan_retries.min(self.config.retries),
+            _ => self.config.retries,
+        };
+        // A user timeout takes the place of the count, as on Linux.
+        (self.config.user_timeout.is_none() || self.orphan) && self.recovery.retries >= most
+    }
+
+    fn time_out(&mut self) {
+        // RFC 9293 §3.9.2.2: what ICMP said meanwhile explains it better than "timed out".
+        let reason = self.soft_error.take().unwrap_or(CloseReason::TimedOut);
+        self.fail(reason);
+    }
+
+    fn on_rto_timer(&mut self, now: Instant) {
+        if self.sent.outstanding() == 0 {
+            return;
+        }
+        if self.is_given_up(now) {
+            return self.time_out();
+        }
+        self.on_rto(now);
+    }
+
+    /// RFC 8985 §7.3: one probe, new data if there is any.
+    fn on_tlp_timer(&mut self, now: Instant) {
+        if self.sent.outstanding() > 0 && self.recovery.tlp_high.is_none() {
+            self.pending.tlp = true;
+        }
+        self.arm_rto(now);
+    }
+
+    fn on_persist_timer(&mut self, now: Instant) {
+        if !self.has_unsent() || self.sent.outstanding() > 0 {
+            self.probes = 0;
+            return;
+        }
+        if let (Some(limit), Some(since)) = (self.config.user_timeout, self.stalled_since)
+            && now.since(since) >= limit
+        {
+            return self.time_out();
+        }
+        // RFC 9293 §3.8.6.1 [MUST-37]: a peer that answers is never given up; `probes` counts only
+        // those without an answer.
+        let most = if self.orphan { self.config.orphan_retries } else { self.config.retries };
+        if self.probes >= most {
+            return self.time_out();
+        }
+        self.probes += 1;
+        self.recovery.backoff = (self.recovery.backoff + 1).min(MAX_PROBE_BACKOFF);
+        if self.snd.edge() > self.snd.nxt {
+            self.pending.push = true; // RFC 9293 §3.8.6.2.1 (4): the override timeout
+        } else {
+            self.pending.probe = true;
+        }
+        self.arm_persist(now);
+    }
+
+    /// Bytes, or a FIN, wait that were never sent.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.send_buf.end() > self.snd.nxt.max(Offset(1)) || (self.snd.fin.is_some() && !self.snd.fin_sent())
+    }
+
+    /// Starts, or starts anew, the retransmission timer (RFC 6298 §5.1, §5.3).
+    pub(super) fn arm_rto(&mut self, now: Instant) {
+        if self.sent.outstanding() == 0 {
+            return self.timers.clear(Timer::Rto);
+        }
+        let mut at = now + self.rtt.rto_backed_off(self.recovery.backoff);
+        if let (Some(limit), Some(since)) = (self.config.user_timeout, self.stalled_since) {
+            at = at.min((since + limit).max(now));
+        }
+        self.timers.set(Timer::Rto, at);
+    }
+
+    /// RFC 8985 §7.2: the probe timeout.
+    pub(super) fn arm_tlp(&mut self, now: Instant) {
+        let wanted = self.negotiated.sack
+            && self.recovery.phase == super::loss::Phase::Open
+            && self.recovery.tlp_high.is_none()
+            && self.sent.outstanding() > 0
+            && self.sent.sacked_bytes() == 0
+            && self.state != State::SynReceived
+            && self.state != State::SynSent;
+        let Some(srtt) = self.rtt.srtt().filter(|_| wanted) else {
+            return self.timers.clear(Timer::Tlp);
+        };
+        let mut timeout = srtt * 2;
+        timeout += if self.sent.outstanding() <= u64::from(self.send_mss()) {
+            WORST_DELAYED_ACK
+        } else {
+            // Two clock ticks, so that the probe does not race the ACK.
+            Duration::from_millis(2)
+        };
+        // One timer at a time: the probe comes instead of the RTO, at its deadline if not before, and the
+        // RTO is armed anew behind the probe.
+        let timeout = timeout.min(self.rtt.rto());
+        self.timers.clear(Timer::Rto);
+        self.timers.set(Timer::Tlp, now + timeout);
+    }
+
+    /// RFC 9293 §3.8.6.1 [SHLD-29, SHLD-30]: the first probe after one RTO, then exponentially.
+    fn arm_persist(&mut self, now: Instant) {
+        let mut at = now + self.rtt.rto_backed_off(self.recovery.backoff);
+        if let (Some(limit), Some(since)) = (self.config.user_timeout, self.stalled_since) {
+            at = at.min((since + limit).max(now + Duration::from_millis(1)));
+        }
+        self.timers.set(Timer::Persist, at);
+    }
+
+    /// The timers of the send side after an ACK was processed.
+    pub(super) fn rearm_after_ack(&mut self, now: Instant) {
+        self.arm_rto(now);
+        self.arm_tlp(now);
+        if self.sent.outstanding() == 0 && self.snd.edge() > self.snd.nxt {
+            if self.timers.is_set(Timer::Persist) {
+                self.recovery.backoff = 0;
+            }
+            self.timers.clear(Timer::Persist);
+        }
+    }
+
+    /// Something waits that neither window nor silly-window avoidance lets go, and nothing is in
+    /// flight whose ACK would open the window: only the persist timer keeps the connection alive.
+    pub(super) fn ensure_persist(&mut self, now: Instant) {
+        if self.sent.outstanding() == 0 && self.has_unsent() && self.state.is_synchronized() {
+            self.stalled_since.get_or_insert(now);
+            if !self.timers.is_set(Timer::Persist) {
+                self.recovery.backoff = 0;
+                self.arm_persist(now);
+            }
+        } else {
+            self.timers.clear(Timer::Persist);
+        }
+    }
+
+    pub(super) fn start_keepalive(&mut self, now: Instant) {
+        match self.config.keepalive {
+            Some(k) if self.state.is_synchronized() => self.timers.set(Timer::Keepalive, now + k.idle),
+            _ => self.timers.clear(Timer::Keepalive),
+        }
+    }
+
+    /// RFC 9293 §3.8.4: a probe only when idle and with nothing outstanding [MUST-26].
+    fn on_keepalive_timer(&mut self, now: Instant) {
+        let Some(k) = self.config.keepalive else { return };
+        let idle = now.since(self.last_heard);
+        if self.sent.outstanding() > 0 || self.has_unsent() {
+            return self.timers.set(Timer::Keepalive, now + k.idle);
+        }
+        if idle < k.idle && self.probes == 0 {
+            return self.timers.set(Timer::Keepalive, self.last_heard + k.idle);
+        }
+        let over = match self.config.user_timeout {
+            Some(limit) => idle >= limit && self.probes > 0,
+            None => self.probes >= k.count,
+        };
+        if over {
+            // The peer may be alive after all: tell it (as Linux does).
+            return self.reset_with(self.soft_error.unwrap_or(CloseReason::TimedOut));
+        }
+        self.probes += 1;
+        self.pending.probe = true;
+        self.timers.set(Timer::Keepalive, now + k.interval);
+    }
+
+    /// An orphan does not wait for ever for a FIN that may never come.
+    pub(super) fn start_fin_wait2(&mut self, now: Instant) {
+        if self.orphan && self.state == State::FinWait2 {
+            self.timers.set(Timer::FinWait2, now + self.config.fin_wait2);
+        }
+    }
+}

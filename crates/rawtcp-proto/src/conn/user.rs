@@ -1,0 +1,230 @@
+//! What the application asks (RFC 9293 §3.10.1–3.10.5), with the answers Linux gives.
+
+use super::{Connection, Events, State};
+use crate::error::{CloseReason, UserError};
+use crate::seq::Offset;
+use crate::time::{Duration, Instant};
+use bytes::Bytes;
+
+impl Connection {
+    /// Copies as much of `data` into the send buffer as there is room for; it leaves by
+    /// [`poll_transmit`](Self::poll_transmit). A full buffer is [`UserError::WouldBlock`], and
+    /// [`Events::WRITABLE`] follows when ACKs have freed enough.
+    pub fn write(&mut self, now: Instant, data: &[u8]) -> Result<usize, UserError> {
+        self.write_with(now, data.len(), |conn| conn.send_buf.write(data))
+    }
+
+    /// As [`write`](Self::write), without a copy: the bytes are kept by reference until acknowledged.
+    pub fn write_bytes(&mut self, now: Instant, data: Bytes) -> Result<usize, UserError> {
+        self.write_with(now, data.len(), |conn| conn.send_buf.write_bytes(data))
+    }
+
+    fn write_with(
+        &mut self,
+        _now: Instant,
+        len: usize,
+        write: impl FnOnce(&mut Self) -> usize,
+    ) -> Result<usize, UserError> {
+        self.check_writable()?;
+        if len == 0 {
+            return Ok(0);
+        }
+        let written = write(self);
+        if written < len {
+            self.write_blocked = true;
+        }
+        if written == 0 { Err(UserError::WouldBlock) } else { Ok(written) }
+    }
+
+    /// The error that a write would give now, or nothing if it may be tried.
+    fn check_writable(&mut self) -> Result<(), UserError> {
+        if let Some(error) = self.error.take() {
+            return Err(UserError::Closed(error));
+        }
+        if self.state.may_send() && self.snd.fin.is_none() { Ok(()) } else { Err(UserError::BrokenPipe) }
+    }
+
+    /// A third of the send buffer is free, or all but four segments of a small one: enough to wake a writer.
+    pub(super) fn has_writer_room(&self) -> bool {
+        let capacity = self.send_buf.capacity();
+        let free = self.send_buf.free();
+        let small = capacity < 4 * self.send_mss() as usize;
+        free > 0 && (small || free >= capacity / 3)
+    }
+
+    /// Copies received bytes out. `Ok(0)` is the end of the stream (or an empty `out`).
+    ///
+    /// Data that arrived before an error is read first; the error is reported once; after it the stream
+    /// reads as ended, as on Linux.
+    pub fn read(&mut self, _now: Instant, out: &mut [u8]) -> Result<usize, UserError> {
+        if self.recv_buf.is_empty() && !out.is_empty() {
+            return self.nothing_to_read();
+        }
+        let read = self.recv_buf.read(out);
+        self.after_read();
+        Ok(read)
+    }
+
+    /// As [`read`](Self::read) without taking the bytes out.
+    pub fn peek(&mut self, out: &mut [u8]) -> Result<usize, UserError> {
+        if self.recv_buf.is_empty() && !out.is_empty() {
+            return self.nothing_to_read();
+        }
+        Ok(self.recv_buf.peek(out))
+    }
+
+    /// Received bytes without a copy, at most `max`; `None` is the end of the stream.
+    pub fn read_chunk(&mut self, _now: Instant, max: usize) -> Result<Option<Bytes>, UserError> {
+        if self.recv_buf.is_empty() {
+            return self.nothing_to_read().map(|_| None);
+        }
+        let chunk = self.recv_buf.read_chunk(max);
+        self.after_read();
+        Ok(chunk)
+    }
+
+    fn nothing_to_read(&mut self) -> Result<usize, UserError> {
+        if self.rcv.fin.is_some() {
+            return Ok(0);
+        }
+        if let Some(error) = self.error.take() {
+            return Err(UserError::Closed(error));
+        }
+        if self.state.may_receive() { Err(UserError::WouldBlock) } else { Ok(0) }
+    }
+
+    /// Room was made: tell the peer, if it is worth a segment.
+    fn after_read(&mut self) {
+        if self.window_update_due() {
+            self.ack.now();
+        }
+    }
+
+    /// Closes the send direction: FIN behind everything written (RFC 9293 §3.10.4). Repeatable.
+    pub fn shutdown(&mut self, now: Instant) -> Result<(), UserError> {
+        match self.state {
+            State::Closed | State::TimeWait if self.snd.fin.is_none() => Err(UserError::NotConnected),
+            _ if self.snd.fin.is_some() => Ok(()),
+            _ => {
+                self.queue_fin(now);
+                Ok(())
+            }
+        }
+    }
+
+    fn queue_fin(&mut self, _now: Instant) {
+        self.snd.fin = Some(self.send_buf.end().max(Offset(1)));
+        self.events.insert(Events::WRITE_CLOSED);
+        match self.state {
+            State::Established => self.transition(State::FinWait1),
+            State::CloseWait => self.transition(State::LastAck),
+            // Queued until the handshake is complete (RFC 9293 §3.10.4).
+            _ => {}
+        }
+    }
+
+    /// The application lets go. Everything read: FIN behind the buffered data. Unread data: RST
+    /// (RFC 9293 §3.6.1 [SHLD-3]; RFC 2525 §2.17).
+    pub fn close(&mut self, now: Instant) {
+        if self.orphan {
+            return;
+        }
+        self.orphan = true;
+        if !self.recv_buf.is_empty() && self.state != State::Closed {
+            return self.reset_with(CloseReason::Aborted);
+        }
+        self.recv_buf.clear();
+        match self.state {
+            State::SynSent => self.fail(CloseReason::Aborted),
+            State::Closed | State::TimeWait => {}
+            _ => {
+                if self.snd.fin.is_none() {
+                    self.queue_fin(now);
+                }
+                self.start_fin_wait2(now);
+            }
+        }
+    }
+
+    /// RST, and nothing more (RFC 9293 §3.10.5): what `linger(0)` does on drop.
+    pub fn abort(&mut self, _now: Instant) {
+        self.orphan = true;
+        self.reset_with(CloseReason::Aborted);
+    }
+
+    /// Closes with a RST to the peer, if there is one that knows of us.
+    pub(super) fn reset_with(&mut self, reason: CloseReason) {
+        self.pending = super::Pending { reset: self.owes_reset(), ..super::Pending::default() };
+        if reason == CloseReason::Aborted {
+            self.recv_buf.clear();
+        }
+        if self.state == State::TimeWait {
+            self.transition(State::Closed);
+        }
+        self.fail(reason);
+    }
+
+    /// RFC 9293 §3.10.5: the states in which ABORT sends a RST. Once both FINs are through there is
+    /// nothing left to reset.
+    fn owes_reset(&self) -> bool {
+        matches!(
+            self.state,
+            State::SynReceived
+                | State::Established
+                | State::FinWait1
+                | State::FinWait2
+                | State::CloseWait
+                | State::Closing
+                | State::LastAck
+        )
+    }
+
+    /// The error the application has not seen yet (SO_ERROR): taking it clears it.
+    pub fn take_error(&mut self) -> Option<CloseReason> {
+        self.error.take().or_else(|| self.soft_error.take())
+    }
+
+    /// Switches Nagle's rule off or on (RFC 9293 §3.7.4 [MUST-17]). Switching it off lets go at once
+    /// what it held back.
+    pub fn set_nodelay(&mut self, nodelay: bool) {
+        self.config.nodelay = nodelay;
+    }
+
+    /// The hop limit of what is sent from now on [MUST-49].
+    pub fn set_ttl(&mut self, ttl: u8) {
+        self.config.ttl = ttl;
+    }
+
+    /// The DSCP byte of what is sent from now on [MUST-48, SHLD-21].
+    pub fn set_traffic_class(&mut self, traffic_class: u8) {
+        self.config.traffic_class = traffic_class;
+    }
+
+    /// Size of the send buffer, in bytes.
+    pub fn set_send_buffer(&mut self, bytes: usize) {
+        self.config.send_buffer = bytes;
+        self.send_buf.set_capacity(bytes);
+    }
+
+    /// Size of the receive buffer, in bytes. A window already offered is not taken back, and the
+    /// window scale was fixed by the handshake.
+    pub fn set_recv_buffer(&mut self, bytes: usize) {
+        self.config.recv_buffer = bytes;
+    }
+
+    /// Time without progress after which the connection is given up [MUST-21].
+    pub fn set_user_timeout(&mut self, timeout: Option<Duration>) {
+        self.config.user_timeout = timeout;
+    }
+
+    /// Switches keep-alive [MUST-24].
+    pub fn set_keepalive(&mut self, now: Instant, keepalive: Option<crate::config::Keepalive>) {
+        self.config.keepalive = keepalive;
+        self.start_keepalive(now);
+    }
+
+    /// Acknowledge at once from now on, or go back to delayed ACKs; not sticky, as TCP_QUICKACK.
+    pub fn set_quickack(&mut self, quick: bool) {
+        self.ack.set_quick(quick);
+    }
+}
