@@ -1,0 +1,89 @@
+//! Namespaces, for tests and laboratories: see user_namespaces(7) and network_namespaces(7).
+//!
+//! A network namespace belongs to a thread. An anonymous one dies with its last thread, socket and descriptor, so there
+//! is nothing to clean up.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use socket2::{Domain, Socket, Type};
+
+use crate::sys::{self, Namespace};
+
+/// Moves the process into a new user namespace, where it is root, and a new mount namespace. This gives all
+/// capabilities over namespaces made afterwards, and none outside.
+///
+/// # Errors
+/// `InvalidInput` if the process has more than one thread: call it first in `main`. `PermissionDenied` or
+/// `StorageFull` where user namespaces are switched off.
+pub fn unshare_user_namespace() -> io::Result<()> {
+    // Both numbers as seen from outside, before they become "nobody".
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    sys::unshare(&[Namespace::User, Namespace::Mount])?;
+    // Without giving up setgroups(2) first, an unprivileged process may not map a group.
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+}
+
+/// Moves this thread into a new mount namespace.
+///
+/// # Errors
+/// `PermissionDenied` without CAP_SYS_ADMIN.
+pub fn unshare_mount_namespace() -> io::Result<()> {
+    sys::unshare(&[Namespace::Mount])
+}
+
+/// Moves this thread into a new network namespace: no interfaces but `lo`, which is down.
+///
+/// # Errors
+/// `PermissionDenied` without CAP_SYS_ADMIN.
+pub fn new_net_namespace() -> io::Result<()> {
+    sys::unshare(&[Namespace::Network])
+}
+
+/// This thread's network namespace, to be entered by other threads or given to netlink.
+///
+/// # Errors
+/// Without `/proc`.
+pub fn current_net_namespace() -> io::Result<OwnedFd> {
+    Ok(File::open("/proc/thread-self/ns/net")?.into())
+}
+
+/// Moves this thread into the given network namespace.
+///
+/// # Errors
+/// `PermissionDenied` without CAP_SYS_ADMIN; `InvalidInput` if the descriptor is something else.
+pub fn set_net_namespace(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?)
+}
+
+/// Brings an interface of this thread's network namespace up.
+///
+/// # Errors
+/// `PermissionDenied` without CAP_NET_ADMIN, ENODEV if there is no such interface.
+pub fn bring_up(interface: &str) -> io::Result<()> {
+    let socket =
+        Socket::new(Domain::UNIX, Type::DGRAM, None).or_else(|_| Socket::new(Domain::IPV4, Type::DGRAM, None))?;
+    sys::set_interface_up(socket.as_fd(), interface)
+}
+
+/// Runs `f` on a thread of its own, in a new network namespace with `lo` up, and waits for it. Threads which `f` starts
+/// are in that namespace too. A panic of `f` goes on in the caller.
+///
+/// # Errors
+/// Those of [`new_net_namespace`] and [`bring_up`]; `f` is not run then.
+pub fn run_in_new_namespace<T: Send>(f: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let inside = move || {
+            new_net_namespace()?;
+            bring_up("lo")?;
+            Ok(f())
+        };
+        let thread = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, inside)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
