@@ -1,0 +1,340 @@
+//! A connection with its lock: the protocol's TCB, its readiness, and who waits for it.
+//!
+//! Whoever changes a connection, user or driver, does it in three steps: lock and act; `settle`, which
+//! transmits, turns events into readiness and arms the timer; and, with the lock given back, `finish`,
+//! which leaves the table and wakes. Under the lock only the leaves are taken: a device's queue, the
+//! alarm, the list of scheduled connections.
+
+use crate::alarm::Due;
+use crate::host::Host;
+use crate::readiness::{Bits, Readiness, WakeList};
+use crate::stats::count;
+use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::timers::TimerKey;
+use crate::tx::{self, Sent, Trouble};
+use rawtcp_proto::stack::TimeWait;
+use rawtcp_proto::wire::{IcmpError, IcmpKind};
+use rawtcp_proto::{CloseReason, Connection, Events, FourTuple, Instant, SeqNum, State};
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+use tracing::Span;
+
+/// One connection of a stack.
+pub(crate) struct ConnCell {
+    tuple: FourTuple,
+    /// Asserted: what a panic leaves behind in the host is guarded by its own locks.
+    host: AssertUnwindSafe<Arc<Host>>,
+    inner: Mutex<Inner>,
+}
+
+/// What the lock protects.
+pub(crate) struct Inner {
+    pub(crate) conn: Connection,
+    pub(crate) readiness: Readiness,
+    /// The device it sends by.
+    pub(crate) device: usize,
+    /// It stands in the device's list of blocked connections.
+    pub(crate) blocked: bool,
+    /// It stands in the engine's list of connections to be settled.
+    pub(crate) touched: bool,
+    /// It stands in the host's list of connections that have more to send.
+    pub(crate) scheduled: bool,
+    /// `set_linger`, as set.
+    pub(crate) linger: Option<Duration>,
+    /// The table does not hold it any more.
+    detached: bool,
+    /// An operation panicked with the lock held.
+    broken: bool,
+    timer: Option<TimerKey>,
+    /// The earliest deadline for which the alarm will ask.
+    armed: Option<Instant>,
+    /// What the receive budget granted.
+    granted: usize,
+    state: State,
+    span: Span,
+}
+
+/// How a connection leaves the table.
+#[derive(Debug)]
+enum Leave {
+    Closed,
+    TimeWait(TimeWait),
+}
+
+/// What is left to do without the lock.
+#[derive(Debug, Default)]
+#[must_use]
+pub(crate) struct After {
+    pub(crate) wake: WakeList,
+    leave: Option<(Leave, usize)>,
+    /// There is more to send than one hold.
+    pub(crate) again: bool,
+    /// The driver has to look at the alarm.
+    pub(crate) kick: bool,
+}
+
+impl fmt::Debug for ConnCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ConnCell").field(&self.tuple).finish()
+    }
+}
+
+impl ConnCell {
+    pub(crate) fn new(host: &Arc<Host>, conn: Connection, device: usize, granted: usize) -> Arc<Self> {
+        let tuple = *conn.tuple();
+        let span = tracing::debug_span!("connection", local = %tuple.local, remote = %tuple.remote);
+        let inner = Inner {
+            state: conn.state(),
+            conn,
+            readiness: Readiness::default(),
+            device,
+            blocked: false,
+            touched: false,
+            scheduled: false,
+            linger: None,
+            detached: false,
+            broken: false,
+            timer: None,
+            armed: None,
+            granted,
+            span,
+        };
+        Arc::new(ConnCell { tuple, host: AssertUnwindSafe(host.clone()), inner: Mutex::new(inner) })
+    }
+
+    pub(crate) fn tuple(&self) -> &FourTuple {
+        &self.tuple
+    }
+
+    pub(crate) fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// The one way in. A panic of whoever held the lock before resets this connection, and only this one.
+    pub(crate) fn lock(self: &Arc<Self>) -> MutexGuard<'_, Inner> {
+        match self.inner.lock() {
+            Ok(inner) => inner,
+            Err(poisoned) => self.recover(poisoned.into_inner()),
+        }
+    }
+
+    #[cold]
+    fn recover<'a>(self: &'a Arc<Self>, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        self.inner.clear_poison();
+        if !inner.broken {
+            inner.broken = true;
+            count(&self.host.counters.broken, 1);
+            tracing::error!(connection = ?self.tuple, "an invariant was broken: the connection is reset");
+            inner.conn.abort(self.host.clock.now());
+            // Whoever waits is woken by the driver, which settles what is scheduled.
+            inner.scheduled = true;
+            self.host.schedule(self.clone());
+        }
+        inner
+    }
+
+    /// Transmits at most one hold, turns events into readiness, arms the timer, and notes what has to
+    /// be done without the lock.
+    pub(crate) fn settle(self: &Arc<Self>, inner: &mut Inner, now: Instant, after: &mut After) {
+        let mut trouble = Trouble::default();
+        let mut sent = tx::transmit(&self.host, self, inner, now, &mut trouble);
+        if trouble.too_big || trouble.soft.is_some() {
+            self.take_trouble(inner, now, &trouble);
+            // With another MTU something may leave at once. More trouble waits for the next turn.
+            sent = tx::transmit(&self.host, self, inner, now, &mut Trouble::default());
+        }
+        if sent == Sent::More && !inner.scheduled {
+            inner.scheduled = true;
+            after.again = true;
+        }
+        let events = inner.conn.take_events();
+        if !events.is_empty() {
+            self.take_events(inner, events, now, after);
+        }
+        if inner.detached {
+            return;
+        }
+        if let Some(at) = inner.conn.poll_timeout()
+            && inner.armed.is_none_or(|armed| at < armed)
+        {
+            inner.armed = Some(at);
+            let key = *inner.timer.get_or_insert_with(|| self.host.alarm.insert(Due::Connection(self.clone())));
+            after.kick |= self.host.alarm.arm(key, at);
+        }
+    }
+
+    /// The alarm has taken the entry out of its heap, and so must be armed anew.
+    pub(crate) fn on_alarm(inner: &mut Inner, now: Instant) {
+        inner.armed = None;
+        if inner.conn.poll_timeout().is_some_and(|at| at <= now) {
+            inner.conn.on_timeout(now);
+        }
+    }
+
+    fn take_trouble(&self, inner: &mut Inner, now: Instant, trouble: &Trouble) {
+        if let Some((seq, reason)) = trouble.soft {
+            let _ = inner.conn.on_icmp(now, &local_error(&self.tuple, seq, reason));
+        }
+        if trouble.too_big {
+            let known = self.host.devices.route(self.tuple.remote, Some(self.tuple.local.ip())).map(|way| way.mtu);
+            let now_smaller = known.ok().filter(|&mtu| mtu < inner.conn.info().pmtu);
+            // 0: what the kernel says of the route did not help; step down.
+            inner.conn.on_path_mtu(now, now_smaller.unwrap_or(0));
+        }
+    }
+
+    fn take_events(&self, inner: &mut Inner, events: Events, now: Instant, after: &mut After) {
+        if events.contains(Events::STATE) {
+            self.trace_state(inner);
+        }
+        let bits = readiness_of(events, &inner.conn);
+        if !bits.is_empty() {
+            inner.readiness.set(bits, &mut after.wake);
+        }
+        if inner.detached {
+            return;
+        }
+        let leave = match inner.conn.time_wait(now) {
+            Some(record) if events.contains(Events::TIME_WAIT) => Some(Leave::TimeWait(record)),
+            _ => inner.conn.is_closed().then_some(Leave::Closed),
+        };
+        if let Some(leave) = leave {
+            inner.detached = true;
+            if let Some(key) = inner.timer.take() {
+                // Not the last reference: the caller has one.
+                drop(self.host.alarm.remove(key));
+            }
+            after.leave = Some((leave, inner.granted));
+        }
+    }
+
+    fn trace_state(&self, inner: &mut Inner) {
+        let (from, to) = (inner.state, inner.conn.state());
+        inner.state = to;
+        if from != to {
+            inner.span.in_scope(|| tracing::debug!(from = from.name(), to = to.name(), "state"));
+        }
+    }
+
+    /// What `settle` noted, with the lock given back.
+    pub(crate) fn finish(self: &Arc<Self>, mut after: After) {
+        self.leave(&mut after);
+        if after.again {
+            self.host.schedule(self.clone());
+        } else if after.kick {
+            self.host.kick();
+        }
+        after.wake.wake_all();
+    }
+
+    /// Gives its place in the table back, if it is over.
+    pub(crate) fn leave(&self, after: &mut After) {
+        let Some((leave, granted)) = after.leave.take() else { return };
+        match leave {
+            Leave::Closed => self.host.on_closed(&self.tuple),
+            Leave::TimeWait(record) => after.kick |= self.host.on_time_wait(&self.tuple, record),
+        }
+        self.host.budget.release(granted, self.host.budget_total);
+    }
+
+    /// Fails every operation that waits: the stack is dead, which they see when they look again.
+    pub(crate) fn wake_everyone(self: &Arc<Self>) {
+        let mut wake = WakeList::default();
+        self.lock().readiness.wake(Bits::ALL, &mut wake);
+        wake.wake_all();
+    }
+
+    /// Lets go of everything that keeps this cell alive, whatever its state: the stack is dead.
+    pub(crate) fn forget(self: &Arc<Self>) {
+        let mut inner = self.lock();
+        let timer = inner.timer.take();
+        let detached = std::mem::replace(&mut inner.detached, true);
+        drop(inner);
+        if let Some(key) = timer {
+            drop(self.host.alarm.remove(key));
+        }
+        if !detached {
+            self.host.on_closed(&self.tuple);
+        }
+    }
+
+    /// Whether nobody holds the stream, but the peer has not acknowledged everything.
+    pub(crate) fn is_undelivered_orphan(self: &Arc<Self>) -> bool {
+        let inner = self.lock();
+        inner.conn.is_orphan() && !inner.conn.is_closed() && !inner.conn.is_all_acked()
+    }
+}
+
+impl Inner {
+    /// Whether the connection is still on its way to be one.
+    pub(crate) fn is_opening(&self) -> bool {
+        matches!(self.conn.state(), State::SynSent | State::SynReceived)
+    }
+}
+
+/// The bits that epoll and mio would show for these events.
+fn readiness_of(events: Events, conn: &Connection) -> Bits {
+    let closed = conn.state() == State::Closed;
+    let mut bits = Bits::NONE;
+    if events.contains(Events::READABLE) {
+        bits |= Bits::READABLE;
+    }
+    if events.intersects(Events::CONNECTED | Events::WRITABLE | Events::WRITE_CLOSED) {
+        bits |= Bits::WRITABLE;
+    }
+    if events.contains(Events::READ_CLOSED) {
+        bits |= Bits::READ;
+    }
+    if events.contains(Events::ERROR) {
+        bits |= Bits::ERROR;
+    }
+    // EPOLLHUP: both directions are over. A FIN of our own alone shows as writable only.
+    let both = conn.is_read_closed() && conn.is_write_closed();
+    if closed || both && events.intersects(Events::READ_CLOSED | Events::WRITE_CLOSED | Events::TIME_WAIT) {
+        bits |= Bits::READ | Bits::WRITE;
+    }
+    bits
+}
+
+/// An error of a send, in the form in which the same news comes from a router.
+fn local_error(tuple: &FourTuple, seq: SeqNum, reason: CloseReason) -> IcmpError {
+    let kind = if reason == CloseReason::NetUnreachable { IcmpKind::NetUnreachable } else { IcmpKind::HostUnreachable };
+    IcmpError { kind, tuple: *tuple, seq, from: tuple.local.ip() }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Device, Stack};
+    use std::io::ErrorKind;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn a_panic_under_the_lock_resets_this_connection_and_no_other() {
+        let stack = Stack::builder().device(Device::Loopback).build().unwrap();
+        let listener = stack.bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut pairs = Vec::new();
+        for _ in 0..2 {
+            let (a, b) = tokio::join!(stack.connect(addr), listener.accept());
+            pairs.push((a.unwrap(), b.unwrap().0));
+        }
+        let cell = pairs[0].0.cell().clone();
+        let reader = tokio::spawn({
+            let cell = cell.clone();
+            async move { cell.ready(super::Bits::READ).await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        let panicked = catch_unwind(AssertUnwindSafe(|| cell.with(|_, _| panic!("a test's"))));
+        assert!(panicked.is_err());
+        let (mut broken, mut peer) = pairs.swap_remove(0);
+        assert_eq!(broken.read(&mut [0]).await.unwrap_err().kind(), ErrorKind::ConnectionAborted);
+        assert_eq!(peer.read(&mut [0]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        reader.await.unwrap().unwrap();
+        let (mut a, mut b) = pairs.swap_remove(0);
+        a.write_all(b"x").await.unwrap();
+        assert_eq!(b.read_u8().await.unwrap(), b'x');
+        assert_eq!(stack.stats().broken, 1);
+    }
+}

@@ -1,0 +1,368 @@
+//! The application's operations on a connection, with tokio's readiness rules.
+
+use crate::conn_cell::{After, ConnCell, Inner};
+use crate::error;
+use crate::readiness::{Bits, Seen};
+use crate::sync::Arc;
+use bytes::BufMut;
+use rawtcp_proto::{Connection, Instant, State, UserError};
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::ReadBuf;
+use tokio::task::coop::poll_proceed;
+
+/// Holds that a writer sends by itself before the driver goes on: about as long as a task may run.
+const USER_HOLDS: usize = 4;
+
+/// A closing operation of one direction.
+type Outcome<R> = Result<R, UserError>;
+
+impl ConnCell {
+    fn now(&self) -> Instant {
+        self.host().clock.now()
+    }
+
+    /// Sends what an operation made possible, and wakes whom it concerns.
+    fn conclude<'a>(self: &'a Arc<Self>, mut inner: std::sync::MutexGuard<'a, Inner>, now: Instant) {
+        for _ in 1..USER_HOLDS {
+            let mut after = After::default();
+            self.settle(&mut inner, now, &mut after);
+            if !after.again {
+                drop(inner);
+                return self.finish(after);
+            }
+            // More than one hold: others get the lock in between, and this thread goes on.
+            inner.scheduled = false;
+            after.again = false;
+            drop(inner);
+            self.finish(after);
+            inner = self.lock();
+        }
+        let mut after = After::default();
+        self.settle(&mut inner, now, &mut after);
+        drop(inner);
+        self.finish(after);
+    }
+
+    /// Runs an operation of a direction if that is ready, and clears the readiness if there was nothing.
+    fn attempt<R>(inner: &mut Inner, mask: Bits, op: impl FnOnce(&mut Connection) -> Outcome<R>) -> Outcome<R> {
+        let seen = inner.readiness.seen(mask);
+        if seen.bits.is_empty() {
+            return Err(UserError::WouldBlock);
+        }
+        let result = op(&mut inner.conn);
+        if matches!(result, Err(UserError::WouldBlock)) {
+            inner.readiness.clear(seen);
+        }
+        result
+    }
+
+    /// An operation that never waits.
+    fn try_op<R>(
+        self: &Arc<Self>,
+        mask: Bits,
+        op: impl FnOnce(&mut Connection, Instant) -> Outcome<R>,
+    ) -> io::Result<R> {
+        let mut inner = self.lock();
+        if self.host().is_dead() {
+            return Err(error::gone());
+        }
+        let now = self.now();
+        let result = Self::attempt(&mut inner, mask, |conn| op(conn, now));
+        if result.is_ok() {
+            self.conclude(inner, now);
+        }
+        result.map_err(error::from_user)
+    }
+
+    /// An operation that keeps the task's waker until it can be done. `short` says of a result that it
+    /// took all there was, which clears the readiness as WouldBlock does.
+    fn poll_op<R>(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        mask: Bits,
+        mut op: impl FnMut(&mut Connection, Instant) -> Outcome<R>,
+        short: impl FnOnce(&R) -> bool,
+    ) -> Poll<io::Result<R>> {
+        let coop = ready!(poll_proceed(cx));
+        let mut inner = self.lock();
+        if self.host().is_dead() {
+            return Poll::Ready(Err(error::gone()));
+        }
+        let now = self.now();
+        // The second round is for readiness that outlived its cause.
+        loop {
+            if !inner.readiness.has(mask) {
+                inner.readiness.register(mask, cx.waker());
+                return Poll::Pending;
+            }
+            match Self::attempt(&mut inner, mask, |conn| op(conn, now)) {
+                Err(UserError::WouldBlock) => {}
+                Err(error) => {
+                    coop.made_progress();
+                    return Poll::Ready(Err(error::from_user(error)));
+                }
+                Ok(result) => {
+                    if short(&result) {
+                        let seen = inner.readiness.seen(mask);
+                        inner.readiness.clear(seen);
+                    }
+                    self.conclude(inner, now);
+                    coop.made_progress();
+                    return Poll::Ready(Ok(result));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn poll_read(self: &Arc<Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let wanted = buf.remaining();
+        let read = |conn: &mut Connection, now| read_into(conn, now, buf);
+        self.poll_op(cx, Bits::READ, read, |&n| 0 < n && n < wanted).map_ok(drop)
+    }
+
+    pub(crate) fn poll_peek(self: &Arc<Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+        self.poll_op(cx, Bits::READ, |conn, _| peek_into(conn, buf), |_| false)
+    }
+
+    pub(crate) fn poll_write(self: &Arc<Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let wanted: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let write = |conn: &mut Connection, now| write_all_of(conn, now, bufs);
+        self.poll_op(cx, Bits::WRITE, write, |&n| 0 < n && n < wanted)
+    }
+
+    pub(crate) fn try_read(self: &Arc<Self>, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.try_op(Bits::READ, |conn, now| {
+            let mut total = 0;
+            for buf in bufs.iter_mut().filter(|buf| !buf.is_empty()) {
+                // Only the first may report the end or an error: those come once.
+                if total > 0 && conn.readable_len() == 0 {
+                    break;
+                }
+                let n = conn.read(now, buf)?;
+                total += n;
+                if n < buf.len() {
+                    break;
+                }
+            }
+            Ok(total)
+        })
+    }
+
+    /// Reads as much as there is, and as the buffer takes.
+    pub(crate) fn try_read_buf(self: &Arc<Self>, buf: &mut impl BufMut) -> io::Result<usize> {
+        self.try_op(Bits::READ, |conn, now| {
+            // As tokio: the room that is there now, not what the buffer could grow to.
+            let room = if buf.has_remaining_mut() { buf.chunk_mut().len() } else { 0 };
+            let mut total = 0;
+            while total < room {
+                // As in `try_read`: only the first may report the end or an error.
+                if total > 0 && conn.readable_len() == 0 {
+                    break;
+                }
+                let Some(chunk) = conn.read_chunk(now, room - total)? else { break };
+                buf.put_slice(&chunk);
+                total += chunk.len();
+            }
+            Ok(total)
+        })
+    }
+
+    pub(crate) fn try_peek(self: &Arc<Self>, buf: &mut [u8]) -> io::Result<usize> {
+        self.try_op(Bits::READ, |conn, _| conn.peek(buf))
+    }
+
+    pub(crate) fn try_write(self: &Arc<Self>, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.try_op(Bits::WRITE, |conn, now| write_all_of(conn, now, bufs))
+    }
+
+    /// Runs an operation of the caller's if one of these bits is set.
+    pub(crate) fn try_io<R>(self: &Arc<Self>, mask: Bits, op: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        let seen = self.lock().readiness.seen(mask);
+        if seen.bits.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let result = op();
+        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            self.lock().readiness.clear(seen);
+        }
+        result
+    }
+
+    /// Runs an operation of the caller's until it finds something.
+    pub(crate) async fn async_io<R>(
+        self: &Arc<Self>,
+        mask: Bits,
+        mut op: impl FnMut() -> io::Result<R>,
+    ) -> io::Result<R> {
+        loop {
+            let seen = self.ready(mask).await?;
+            let coop = poll_fn(poll_proceed).await;
+            match op() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.lock().readiness.clear(seen),
+                result => {
+                    coop.made_progress();
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// `poll_read_ready` and `poll_write_ready`.
+    pub(crate) fn poll_ready(self: &Arc<Self>, cx: &mut Context<'_>, mask: Bits) -> Poll<io::Result<()>> {
+        let coop = ready!(poll_proceed(cx));
+        let mut inner = self.lock();
+        if self.host().is_dead() {
+            return Poll::Ready(Err(error::gone()));
+        }
+        if inner.readiness.has(mask) {
+            coop.made_progress();
+            return Poll::Ready(Ok(()));
+        }
+        inner.readiness.register(mask, cx.waker());
+        Poll::Pending
+    }
+
+    /// Waits until one of these bits is set; any number of tasks may.
+    pub(crate) fn ready(self: &Arc<Self>, mask: Bits) -> ReadyFuture<'_> {
+        ReadyFuture { cell: self, mask, key: None }
+    }
+
+    /// Waits for the end of the handshake.
+    pub(crate) async fn connected(self: &Arc<Self>) -> io::Result<()> {
+        loop {
+            let seen = self.ready(Bits::WRITE | Bits::ERROR).await?;
+            let mut inner = self.lock();
+            if inner.is_opening() {
+                inner.readiness.clear(seen);
+                continue;
+            }
+            if inner.conn.state() != State::Closed {
+                return Ok(());
+            }
+            let reason = inner.conn.take_error().or(inner.conn.close_reason());
+            return Err(reason.map_or_else(error::gone, error::from_reason));
+        }
+    }
+
+    /// FIN behind what was written; returns at once.
+    pub(crate) fn shutdown(self: &Arc<Self>) -> io::Result<()> {
+        let mut inner = self.lock();
+        if self.host().is_dead() {
+            return Err(error::gone());
+        }
+        let now = self.now();
+        let result = inner.conn.shutdown(now);
+        self.conclude(inner, now);
+        match result {
+            Ok(()) | Err(UserError::NotConnected) => Ok(()),
+            Err(error) => Err(error::from_user(error)),
+        }
+    }
+
+    /// Looks at, or changes, the connection.
+    pub(crate) fn with<R>(self: &Arc<Self>, op: impl FnOnce(&mut Inner, Instant) -> R) -> R {
+        let mut inner = self.lock();
+        let now = self.now();
+        let result = op(&mut inner, now);
+        self.conclude(inner, now);
+        result
+    }
+
+    /// The application lets go of the stream: it is closed in the background, or reset if there was
+    /// unread data or zero linger.
+    pub(crate) fn release(self: &Arc<Self>) {
+        self.with(|inner, now| match inner.linger {
+            Some(linger) if linger.is_zero() => inner.conn.abort(now),
+            _ => inner.conn.close(now),
+        });
+        if self.host().is_dead() {
+            crate::drain::late(self);
+        }
+    }
+}
+
+/// Copies what there is into a `ReadBuf`, of which no more is initialised than is filled.
+fn read_into(conn: &mut Connection, now: Instant, buf: &mut ReadBuf<'_>) -> Outcome<usize> {
+    if buf.remaining() == 0 {
+        return Ok(0);
+    }
+    let n = match buf.remaining().min(conn.readable_len()) {
+        0 => conn.read(now, &mut [0])?,
+        n => conn.read(now, buf.initialize_unfilled_to(n))?,
+    };
+    buf.advance(n);
+    Ok(n)
+}
+
+fn peek_into(conn: &mut Connection, buf: &mut ReadBuf<'_>) -> Outcome<usize> {
+    if buf.remaining() == 0 {
+        return Ok(0);
+    }
+    let n = match buf.remaining().min(conn.readable_len()) {
+        0 => conn.peek(&mut [0])?,
+        n => conn.peek(buf.initialize_unfilled_to(n))?,
+    };
+    buf.advance(n);
+    Ok(n)
+}
+
+/// Writes as much of the buffers as there is room for. Only the first write can fail: nothing happens
+/// to the connection in between.
+fn write_all_of(conn: &mut Connection, now: Instant, bufs: &[IoSlice<'_>]) -> Outcome<usize> {
+    let mut total = 0;
+    for buf in bufs.iter().filter(|buf| !buf.is_empty()) {
+        match conn.write(now, buf) {
+            Ok(n) => {
+                total += n;
+                if n < buf.len() {
+                    return Ok(total);
+                }
+            }
+            Err(UserError::WouldBlock) if total > 0 => return Ok(total),
+            Err(error) => return Err(error),
+        }
+    }
+    if total == 0 {
+        // Nothing to write is still refused on a connection that can not be written to.
+        return conn.write(now, &[]);
+    }
+    Ok(total)
+}
+
+/// A task's wait for readiness; leaves no trace when dropped.
+#[derive(Debug)]
+pub(crate) struct ReadyFuture<'a> {
+    cell: &'a Arc<ConnCell>,
+    mask: Bits,
+    key: Option<usize>,
+}
+
+impl Future for ReadyFuture<'_> {
+    type Output = io::Result<Seen>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<Seen>> {
+        let this = self.get_mut();
+        let mut inner = this.cell.lock();
+        if this.cell.host().is_dead() {
+            return Poll::Ready(Err(error::gone()));
+        }
+        let seen = inner.readiness.seen(this.mask);
+        if seen.bits.is_empty() {
+            inner.readiness.waiters().wait(&mut this.key, this.mask, cx.waker());
+            return Poll::Pending;
+        }
+        inner.readiness.waiters().leave(&mut this.key);
+        Poll::Ready(Ok(seen))
+    }
+}
+
+impl Drop for ReadyFuture<'_> {
+    fn drop(&mut self) {
+        if self.key.is_some() {
+            self.cell.lock().readiness.waiters().leave(&mut self.key);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! TCP in user space, with the API of `tokio::net`.
+//!
+//! ```no_run
+//! use rawtcp::net::TcpListener; // instead of tokio::net::TcpListener
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! #[tokio::main]
+//! async fn main() -> std::io::Result<()> {
+//!     let listener = TcpListener::bind("127.0.0.1:7000").await?;
+//!     loop {
+//!         let (mut stream, _) = listener.accept().await?;
+//!         tokio::spawn(async move {
+//!             let mut buf = [0; 4096];
+//!             while let Ok(n @ 1..) = stream.read(&mut buf).await {
+//!                 stream.write_all(&buf[..n]).await?;
+//!             }
+//!             std::io::Result::Ok(())
+//!         });
+//!     }
+//! }
+//! ```
+//!
+//! Segments travel by raw IP sockets, which needs CAP_NET_RAW; `RAWTCP_DEVICE=loopback` chooses a loopback
+//! inside the process instead, which needs nothing. A [`Stack`] of one's own has other devices and
+//! settings; without one, each runtime has a default stack.
+//!
+//! The protocol itself is in [`rawtcp_proto`]: this crate is the shell of locks, wakers, sockets and
+//! timers around it.
+#![forbid(unsafe_code)]
+
+mod alarm;
+mod ambient;
+mod budget;
+mod clock;
+mod conn_cell;
+mod conn_io;
+mod connect;
+mod device;
+mod drain;
+mod driver;
+mod engine;
+mod error;
+mod host;
+mod listener_cell;
+pub mod net;
+mod path_cache;
+mod ports;
+mod readiness;
+mod stack;
+mod stats;
+mod sync;
+mod timers;
+mod tx;
+mod tx_queue;
+
+pub use device::Device;
+pub use rawtcp_proto::cc::Algorithm;
+pub use rawtcp_proto::stack::StackConfig;
+pub use rawtcp_proto::{ConnConfig, DropReason, Keepalive, State, TcpInfo};
+pub use stack::{Driver, Stack, StackBuilder};
+pub use stats::StackStats;

@@ -1,0 +1,16 @@
+//! `tokio::net` for TCP, on this stack: the same names, signatures and meaning.
+
+mod listener;
+mod split;
+mod split_owned;
+mod stream;
+
+pub use listener::TcpListener;
+pub use stream::TcpStream;
+pub use tokio::net::{ToSocketAddrs, lookup_host};
+
+/// The halves of a stream.
+pub mod tcp {
+    pub use super::split::{ReadHalf, WriteHalf};
+    pub use super::split_owned::{OwnedReadHalf, OwnedWriteHalf, ReuniteError};
+}

@@ -1,0 +1,277 @@
+//! [`TcpStream`].
+
+use super::listener::hop_limit;
+use super::split::{ReadHalf, WriteHalf, split};
+use super::split_owned::{OwnedReadHalf, OwnedWriteHalf, split_owned};
+use crate::conn_cell::ConnCell;
+use crate::readiness::Bits;
+use crate::sync::Arc;
+use crate::{ambient, error, stack};
+use bytes::BufMut;
+use rawtcp_proto::TcpInfo;
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
+use tokio::net::ToSocketAddrs;
+
+/// A connection: `tokio::net::TcpStream` on this stack.
+///
+/// Dropping it closes the connection in the background: everything written is still delivered, then the
+/// FIN. If received data has not been read, or after [`set_zero_linger`](Self::set_zero_linger), the
+/// connection is reset.
+pub struct TcpStream {
+    cell: Arc<ConnCell>,
+    /// IPv4 behind an IPv6 socket: addresses show as `::ffff:a.b.c.d`.
+    mapped: bool,
+}
+
+impl TcpStream {
+    pub(crate) fn new(cell: Arc<ConnCell>, mapped: bool) -> Self {
+        TcpStream { cell, mapped }
+    }
+
+    pub(crate) fn cell(&self) -> &Arc<ConnCell> {
+        &self.cell
+    }
+
+    fn show(&self, addr: SocketAddr) -> SocketAddr {
+        match addr.ip() {
+            IpAddr::V4(ip) if self.mapped => (ip.to_ipv6_mapped(), addr.port()).into(),
+            _ => addr,
+        }
+    }
+
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.show(self.cell.tuple().remote)
+    }
+
+    /// Opens a connection by the runtime's default stack. Several addresses are tried in order.
+    ///
+    /// # Errors
+    /// Those of the last address: `ConnectionRefused`, `TimedOut`, `NetworkUnreachable`,
+    /// `HostUnreachable`; `PermissionDenied` without CAP_NET_RAW; `InvalidInput` if there is no address.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O.
+    pub async fn connect<A: ToSocketAddrs>(addr: A) -> io::Result<TcpStream> {
+        let host = ambient::current()?;
+        stack::connect(&host, addr).await
+    }
+
+    /// This end's address.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.show(self.cell.tuple().local))
+    }
+
+    /// The peer's address.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.peer())
+    }
+
+    /// The error of the connection that no call has reported yet (SO_ERROR); taking it clears it.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        Ok(self.cell.lock().conn.take_error().map(error::from_reason))
+    }
+
+    /// Looks at received data without taking it; only the waker of the last call is kept.
+    pub fn poll_peek(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+        self.cell.poll_peek(cx, buf)
+    }
+
+    /// Looks at received data without taking it. Any number of tasks may; cancel safe.
+    pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.cell.async_io(Bits::READ, || self.cell.try_peek(buf)).await
+    }
+
+    /// Waits for any of the requested states. May be spurious; stays ready until an operation found
+    /// nothing. Any number of tasks may; cancel safe.
+    pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+        Ok(self.cell.ready(Bits::of(interest)).await?.bits.to_ready())
+    }
+
+    /// Waits until reading is worth a try: `ready(Interest::READABLE)`.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.ready(Interest::READABLE).await.map(drop)
+    }
+
+    /// Waits until writing is worth a try: `ready(Interest::WRITABLE)`.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.ready(Interest::WRITABLE).await.map(drop)
+    }
+
+    /// As [`readable`](Self::readable); only the waker of the last call is kept.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.cell.poll_ready(cx, Bits::READ)
+    }
+
+    /// As [`writable`](Self::writable); only the waker of the last call is kept.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.cell.poll_ready(cx, Bits::WRITE)
+    }
+
+    /// Reads what is there; never waits. `Ok(0)` is the end of the stream, or an empty buffer.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the stream is not ready.
+    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.cell.try_read(&mut [IoSliceMut::new(buf)])
+    }
+
+    /// As [`try_read`](Self::try_read), into several buffers.
+    pub fn try_read_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.cell.try_read(bufs)
+    }
+
+    /// As [`try_read`](Self::try_read), into a growing buffer.
+    pub fn try_read_buf<B: BufMut>(&self, buf: &mut B) -> io::Result<usize> {
+        self.cell.try_read_buf(buf)
+    }
+
+    /// Writes as much as there is room for; never waits.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the stream is not ready.
+    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        self.cell.try_write(&[IoSlice::new(buf)])
+    }
+
+    /// As [`try_write`](Self::try_write), from several buffers.
+    pub fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.cell.try_write(bufs)
+    }
+
+    /// Runs `f` if the stream is ready; `f` says `WouldBlock` if it found it was not, which clears the
+    /// readiness.
+    pub fn try_io<R>(&self, interest: Interest, f: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+        self.cell.try_io(Bits::of(interest), f)
+    }
+
+    /// Runs `f` whenever the stream is ready, until it says something else than `WouldBlock`.
+    pub async fn async_io<R>(&self, interest: Interest, f: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+        self.cell.async_io(Bits::of(interest), f).await
+    }
+
+    /// Whether small segments are sent at once.
+    pub fn nodelay(&self) -> io::Result<bool> {
+        Ok(self.cell.lock().conn.config().nodelay)
+    }
+
+    /// Sends small segments at once, instead of waiting for company while something is unacknowledged
+    /// (Nagle; RFC 9293 §3.7.4).
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        self.cell.with(|inner, _| inner.conn.set_nodelay(nodelay));
+        Ok(())
+    }
+
+    /// The linger time, as set.
+    pub fn linger(&self) -> io::Result<Option<Duration>> {
+        Ok(self.cell.lock().linger)
+    }
+
+    /// Sets the linger time. Zero makes `drop` reset the connection; other values are stored, and do
+    /// not block `drop`.
+    pub fn set_linger(&self, dur: Option<Duration>) -> io::Result<()> {
+        self.cell.lock().linger = dur;
+        Ok(())
+    }
+
+    /// Makes `drop` reset the connection: buffered data is discarded, and there is no TIME-WAIT.
+    pub fn set_zero_linger(&self) -> io::Result<()> {
+        self.cell.lock().linger = Some(Duration::ZERO);
+        Ok(())
+    }
+
+    /// The hop limit.
+    pub fn ttl(&self) -> io::Result<u32> {
+        Ok(self.cell.lock().conn.config().ttl.into())
+    }
+
+    /// Sets the hop limit: 1 to 255.
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        let ttl = hop_limit(ttl)?;
+        self.cell.lock().conn.set_ttl(ttl);
+        Ok(())
+    }
+
+    /// Whether ACKs are sent at once rather than delayed: see [`set_quickack`](Self::set_quickack).
+    ///
+    /// # Errors
+    /// Never.
+    pub fn set_quickack(&self, quickack: bool) -> io::Result<()> {
+        self.cell.with(|inner, _| inner.conn.set_quickack(quickack));
+        Ok(())
+    }
+
+    /// A snapshot of the connection, as Linux's TCP_INFO. Not in tokio.
+    pub fn tcp_info(&self) -> TcpInfo {
+        self.cell.lock().conn.info()
+    }
+
+    /// Splits the stream into halves that borrow it. Dropping them closes nothing.
+    pub fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
+        split(self)
+    }
+
+    /// Splits the stream into halves that own it together. Dropping the writing half closes the send
+    /// direction.
+    pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        split_owned(self)
+    }
+}
+
+impl AsyncRead for TcpStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.cell.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TcpStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.cell.poll_write(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.cell.poll_write(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Nothing to do: what is written leaves by itself.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Queues the FIN behind what was written, and returns at once.
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.cell.shutdown())
+    }
+}
+
+impl AsRef<Self> for TcpStream {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+impl fmt::Debug for TcpStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let local = self.show(self.cell.tuple().local);
+        f.debug_struct("TcpStream").field("addr", &local).field("peer", &self.peer()).finish()
+    }
+}
+
+impl Drop for TcpStream {
+    fn drop(&mut self) {
+        self.cell.release();
+    }
+}

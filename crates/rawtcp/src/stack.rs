@@ -1,0 +1,288 @@
+//! [`Stack`]: one TCP/IP stack, made to order.
+
+use crate::device::Device;
+use crate::driver::Driver as Task;
+use crate::error;
+use crate::host::{BACKLOG, Host, Settings};
+use crate::net::{TcpListener, TcpStream};
+use crate::stats::StackStats;
+use crate::sync::Arc;
+use crate::{ambient, drain};
+use rawtcp_proto::ConnConfig;
+use rawtcp_proto::cc::Algorithm;
+use rawtcp_proto::stack::StackConfig;
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::net::{ToSocketAddrs, lookup_host};
+use tokio::runtime::Handle;
+
+/// What drives a stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Driver {
+    /// A task of the runtime in which the stack is made. While a current-thread runtime blocks, nothing
+    /// is received or acknowledged.
+    #[default]
+    Task,
+    /// A thread of its own: the stack goes on while the program computes, at the price of a thread
+    /// switch for each wake-up.
+    Thread,
+}
+
+/// One TCP/IP stack: devices, ports, connections, and what drives them.
+///
+/// Most programs never see one: [`TcpStream::connect`] and [`TcpListener::bind`] use the default stack of
+/// their runtime. Handles are cheap to clone. When the last one and all its sockets are gone, the
+/// stack ends; with its runtime it ends in any case.
+#[derive(Debug)]
+pub struct Stack {
+    host: Arc<Host>,
+}
+
+impl Clone for Stack {
+    fn clone(&self) -> Self {
+        self.host.hold();
+        Stack { host: self.host.clone() }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if self.host.settings.own_thread && self.host.is_last_handle() {
+            // Nobody's runtime waits for the thread when the program ends: so we do.
+            drain::wait_for_orphans(&self.host);
+        }
+        self.host.let_go();
+    }
+}
+
+impl Stack {
+    /// A builder with the defaults: raw IP sockets, driven by a task of the runtime.
+    pub fn builder() -> StackBuilder {
+        StackBuilder::default()
+    }
+
+    /// The default stack of the current runtime, which is made if there is none: from `RAWTCP_DEVICE`
+    /// (`raw` or `loopback`) and `RAWTCP_CONGESTION` (`reno`).
+    ///
+    /// # Errors
+    /// Without CAP_NET_RAW, and for values of the variables that mean nothing.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn current() -> io::Result<Stack> {
+        let host = ambient::current()?;
+        host.hold();
+        Ok(Stack { host })
+    }
+
+    /// As [`TcpStream::connect`], on this stack.
+    pub async fn connect<A: ToSocketAddrs>(&self, addr: A) -> io::Result<TcpStream> {
+        connect(&self.host, addr).await
+    }
+
+    /// As [`TcpListener::bind`], on this stack.
+    pub async fn bind<A: ToSocketAddrs>(&self, addr: A) -> io::Result<TcpListener> {
+        bind(&self.host, addr).await
+    }
+
+    /// Ends the stack politely: nothing new is begun, what dropped streams have left is delivered (for at most
+    /// the stack's exit drain), and then whatever still uses the stack fails.
+    pub async fn close(self) {
+        self.host.begin_close();
+        poll_fn(|cx| {
+            self.host.on_death(cx.waker());
+            if self.host.is_buried() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// What the stack has counted so far.
+    pub fn stats(&self) -> StackStats {
+        self.host.stats()
+    }
+}
+
+pub(crate) async fn connect<A: ToSocketAddrs>(host: &Arc<Host>, addr: A) -> io::Result<TcpStream> {
+    let mut last = None;
+    for addr in lookup_host(addr).await? {
+        match host.connect(addr).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(error::no_addresses))
+}
+
+pub(crate) async fn bind<A: ToSocketAddrs>(host: &Arc<Host>, addr: A) -> io::Result<TcpListener> {
+    let mut last = None;
+    for addr in lookup_host(addr).await? {
+        // `[::]` takes IPv4 as well, which is Linux's default.
+        match host.listen(addr, false, BACKLOG) {
+            Ok(cell) => return Ok(TcpListener::new(cell)),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(error::no_addresses))
+}
+
+/// Makes a [`Stack`].
+#[derive(Clone, Debug)]
+pub struct StackBuilder {
+    settings: Settings,
+}
+
+impl Default for StackBuilder {
+    fn default() -> Self {
+        StackBuilder {
+            settings: Settings {
+                device: Device::default(),
+                conn: ConnConfig::default(),
+                stack: StackConfig::default(),
+                exit_drain: Duration::from_secs(3),
+                seed: None,
+                own_thread: false,
+            },
+        }
+    }
+}
+
+impl StackBuilder {
+    /// The builder of a default stack, from the environment.
+    pub(crate) fn from_env() -> io::Result<Self> {
+        Self::from_values(|name| std::env::var(name).ok())
+    }
+
+    fn from_values(value: impl Fn(&str) -> Option<String>) -> io::Result<Self> {
+        let invalid = |name: &str, value: &str, allowed: &str| {
+            let text = format!("{name}={value}: not one of {allowed}");
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        };
+        let mut builder = StackBuilder::default();
+        if let Some(device) = value("RAWTCP_DEVICE").filter(|value| !value.is_empty()) {
+            builder = match device.as_str() {
+                "raw" => builder.device(Device::Raw),
+                "loopback" => builder.device(Device::Loopback),
+                other => return Err(invalid("RAWTCP_DEVICE", other, "raw, loopback")),
+            };
+        }
+        if let Some(name) = value("RAWTCP_CONGESTION").filter(|value| !value.is_empty()) {
+            let algorithm = name.parse().map_err(|_| {
+                let names: Vec<_> = Algorithm::ALL.iter().map(|algorithm| algorithm.name()).collect();
+                invalid("RAWTCP_CONGESTION", &name, &names.join(", "))
+            })?;
+            builder = builder.congestion(algorithm);
+        }
+        Ok(builder)
+    }
+
+    pub(crate) fn into_settings(self) -> Settings {
+        self.settings
+    }
+
+    /// What the stack sends and receives by. Default: raw IP sockets.
+    pub fn device(mut self, device: Device) -> Self {
+        self.settings.device = device;
+        self
+    }
+
+    /// What drives it. Default: a task of the runtime in which it is built.
+    pub fn driver(mut self, driver: Driver) -> Self {
+        self.settings.own_thread = driver == Driver::Thread;
+        self
+    }
+
+    /// How long the end of the stack waits, blocking, until what dropped streams have left is
+    /// acknowledged. Default 3 s; zero: not at all.
+    pub fn exit_drain(mut self, most: Duration) -> Self {
+        self.settings.exit_drain = most;
+        self
+    }
+
+    /// The settings of every connection. Default: [`ConnConfig::default`].
+    pub fn config(mut self, config: ConnConfig) -> Self {
+        self.settings.conn = config;
+        self
+    }
+
+    /// The settings of the stack's own answers and tables. Default: [`StackConfig::default`].
+    pub fn stack_config(mut self, config: StackConfig) -> Self {
+        self.settings.stack = config;
+        self
+    }
+
+    /// The congestion control of every connection. Default: NewReno.
+    pub fn congestion(mut self, algorithm: Algorithm) -> Self {
+        self.settings.conn.congestion = algorithm;
+        self
+    }
+
+    /// How long a connection may make no progress before it times out (RFC 9293 §3.9.1 [MUST-21]). Default: as long as
+    /// the retransmissions last.
+    pub fn user_timeout(mut self, most: Option<Duration>) -> Self {
+        self.settings.conn.user_timeout = most;
+        self
+    }
+
+    /// Makes sequence numbers, ports and hash keys follow from a seed, for tests. Default: the
+    /// system's random numbers. A known seed takes away every protection against blind attacks.
+    pub fn seed(mut self, seed: [u8; 32]) -> Self {
+        self.settings.seed = Some(seed);
+        self
+    }
+
+    /// Makes the stack.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without CAP_NET_RAW, where the device needs it; what opening sockets gives.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, or in one without I/O where the device needs it; not if the driver
+    /// is a thread.
+    pub fn build(self) -> io::Result<Stack> {
+        let own_thread = self.settings.own_thread;
+        // Before anything is opened, so that a missing runtime is the first thing to be told.
+        let handle = (!own_thread).then(Handle::current);
+        let host = Host::new(self.settings)?;
+        host.hold();
+        let stack = Stack { host };
+        match handle {
+            Some(handle) => Task::new(&stack.host, None)?.spawn(&handle),
+            None => Task::spawn_thread(&stack.host)?,
+        }
+        Ok(stack)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(device: Option<&str>, congestion: Option<&str>) -> io::Result<StackBuilder> {
+        StackBuilder::from_values(|name| {
+            match name {
+                "RAWTCP_DEVICE" => device,
+                "RAWTCP_CONGESTION" => congestion,
+                _ => None,
+            }
+            .map(str::to_owned)
+        })
+    }
+
+    #[test]
+    fn the_environment_chooses_and_nonsense_is_refused_by_name() {
+        assert!(matches!(from(None, None).unwrap().settings.device, Device::Raw));
+        assert!(matches!(from(Some(""), None).unwrap().settings.device, Device::Raw));
+        assert!(matches!(from(Some("loopback"), Some("reno")).unwrap().settings.device, Device::Loopback));
+        for (device, congestion, text) in [
+            (Some("tun"), None, "RAWTCP_DEVICE=tun: not one of raw, loopback"),
+            (None, Some("vegas"), "RAWTCP_CONGESTION=vegas: not one of "),
+        ] {
+            let error = from(device, congestion).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+            assert!(error.to_string().contains(text), "{error}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Devices that are full, refuse packets, or are links inside the process.
+
+use rawtcp::net::TcpStream;
+use rawtcp::{Device, Stack};
+use rawtcp_io::{
+    Capabilities, Drained, PacketIo, PortSet, ReadySource, RxBatch, RxMeta, SendError, TxChecksum, TxPacket, mem,
+};
+use std::io::{self, ErrorKind};
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// A link over a pair of datagram sockets, which take about ten packets before they are full.
+#[derive(Debug)]
+struct Narrow {
+    socket: UnixDatagram,
+    /// Largest packet that is taken, whatever the capabilities say.
+    takes: usize,
+    /// How often the link was full.
+    full: AtomicUsize,
+    /// An errno that every send gives; 0: none.
+    refuses: AtomicI32,
+}
+
+fn narrow_pair(takes: usize) -> (Arc<Narrow>, Arc<Narrow>) {
+    let (a, b) = UnixDatagram::pair().unwrap();
+    let make = |socket: UnixDatagram| {
+        socket.set_nonblocking(true).unwrap();
+        Arc::new(Narrow { socket, takes, full: AtomicUsize::new(0), refuses: AtomicI32::new(0) })
+    };
+    (make(a), make(b))
+}
+
+impl PacketIo for Narrow {
+    fn name(&self) -> &str {
+        "narrow"
+    }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { mtu: 1500, max_segmentable: 0, tx_checksum: false, max_batch: 16 }
+    }
+    fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
+        batch.clear();
+        let mut buf = [0; 2048];
+        while !batch.is_full() {
+            match self.socket.recv(&mut buf) {
+                Ok(n) => assert!(batch.push(RxMeta::IP, &buf[..n])),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Drained::Yes),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Drained::Maybe)
+    }
+    fn send(&self, packets: &[TxPacket<'_>]) -> (usize, Option<SendError>) {
+        for (i, packet) in packets.iter().enumerate() {
+            assert_eq!(packet.checksum, TxChecksum::Complete);
+            let refuses = self.refuses.load(Ordering::SeqCst);
+            if refuses != 0 {
+                return (i, Some(SendError::Unreachable(io::Error::from_raw_os_error(refuses))));
+            }
+            if packet.len() > self.takes {
+                return (i, Some(SendError::TooBig));
+            }
+            let bytes: Vec<u8> = packet.slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            match self.socket.send(&bytes) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.full.fetch_add(1, Ordering::SeqCst);
+                    return (i, Some(SendError::WouldBlock));
+                }
+                Err(error) => return (i, Some(SendError::Lost(error))),
+            }
+        }
+        (packets.len(), None)
+    }
+    fn ready_source(&self) -> ReadySource<'_> {
+        ReadySource::Fd(self.socket.as_fd())
+    }
+    fn drops(&self) -> u64 {
+        0
+    }
+    fn set_ports(&self, _ports: &PortSet) -> io::Result<()> {
+        Ok(())
+    }
+    fn recv_queue_bytes(&self) -> usize {
+        8 << 20
+    }
+}
+
+fn stacks(a: Arc<dyn PacketIo>, b: Arc<dyn PacketIo>) -> (Stack, Stack) {
+    let stack = |io, addresses: [&str; 2]| {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        Stack::builder().device(Device::Own { io, addresses }).build().unwrap()
+    };
+    (stack(a, ["10.0.0.1", "fd00::1"]), stack(b, ["10.0.0.2", "fd00::2"]))
+}
+
+async fn connect(a: &Stack, b: &Stack, addr: &str) -> (TcpStream, TcpStream) {
+    let listener = b.bind(addr).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let both = async { tokio::join!(a.connect(addr), listener.accept()) };
+    let (client, accepted) = tokio::time::timeout(Duration::from_secs(20), both).await.expect("hangs");
+    (client.unwrap(), accepted.unwrap().0)
+}
+
+fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0] ^ seed).collect()
+}
+
+async fn exchange(a: TcpStream, b: TcpStream, len: usize) {
+    let halves = [a.into_split(), b.into_split()];
+    let [(ra, wa), (rb, wb)] = halves;
+    let mut tasks = Vec::new();
+    for (seed, mut write, mut read) in [(1, wa, rb), (2, wb, ra)] {
+        tasks.push(tokio::spawn(async move {
+            write.write_all(&pattern(len, seed)).await.unwrap();
+            write.shutdown().await.unwrap();
+        }));
+        tasks.push(tokio::spawn(async move {
+            let mut got = Vec::new();
+            read.read_to_end(&mut got).await.unwrap();
+            assert!(got == pattern(len, seed), "{} bytes", got.len());
+        }));
+    }
+    for task in tasks {
+        tokio::time::timeout(Duration::from_secs(60), task).await.expect("hangs").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_full_device_holds_connections_up_and_loses_nothing() {
+    let (a, b) = narrow_pair(1500);
+    let (one, two) = stacks(a.clone(), b.clone());
+    for addr in ["10.0.0.2:0", "[fd00::2]:0"] {
+        let pairs =
+            [connect(&one, &two, addr).await, connect(&one, &two, addr).await, connect(&two, &one, "10.0.0.1:0").await];
+        let exchanges = pairs.into_iter().map(|(x, y)| exchange(x, y, 2 << 20));
+        futures::future::join_all(exchanges).await;
+    }
+    assert!(a.full.load(Ordering::SeqCst) > 0 && b.full.load(Ordering::SeqCst) > 0, "never full: nothing was tested");
+    assert_eq!((one.stats().packets_lost, two.stats().packets_lost), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_device_on_two_threads() {
+    let (a, b) = narrow_pair(1500);
+    let (one, two) = stacks(a, b);
+    let pairs = [connect(&one, &two, "10.0.0.2:0").await, connect(&two, &one, "[fd00::1]:0").await];
+    futures::future::join_all(pairs.into_iter().map(|(x, y)| exchange(x, y, 4 << 20))).await;
+}
+
+#[tokio::test]
+async fn a_device_that_takes_less_than_it_says_lowers_the_path_mtu() {
+    let (a, b) = narrow_pair(1300);
+    let (one, two) = stacks(a, b);
+    let (x, y) = connect(&one, &two, "10.0.0.2:0").await;
+    let before = x.tcp_info().pmtu;
+    let (mut x, mut y) = (x, y);
+    let writer = tokio::spawn(async move {
+        x.write_all(&pattern(100_000, 1)).await.unwrap();
+        x
+    });
+    let mut got = vec![0; 100_000];
+    tokio::time::timeout(Duration::from_secs(5), y.read_exact(&mut got)).await.expect("hangs").unwrap();
+    assert!(got == pattern(100_000, 1));
+    let after = writer.await.unwrap().tcp_info().pmtu;
+    assert!(before == 1500 && after <= 1300, "{before} {after}");
+}
+
+#[tokio::test]
+async fn a_device_without_a_route_fails_a_connect_at_once_and_spares_a_connection() {
+    for (errno, kind) in [(101, ErrorKind::NetworkUnreachable), (113, ErrorKind::HostUnreachable)] {
+        let (a, b) = narrow_pair(1500);
+        let (one, two) = stacks(a.clone(), b);
+        let (mut x, mut y) = connect(&one, &two, "10.0.0.2:0").await;
+        a.refuses.store(errno, Ordering::SeqCst);
+        let error = one.connect("10.0.0.2:1").await.unwrap_err();
+        assert_eq!((error.kind(), error.raw_os_error()), (kind, Some(errno)));
+        x.write_all(b"later").await.unwrap();
+        a.refuses.store(0, Ordering::SeqCst);
+        let mut got = [0; 5];
+        tokio::time::timeout(Duration::from_secs(10), y.read_exact(&mut got)).await.expect("hangs").unwrap();
+        assert_eq!(&got, b"later");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_in_memory_link_in_virtual_time() {
+    let (a, b) = mem::pair(mem::MemConfig::default());
+    let (one, two) = stacks(Arc::new(a), Arc::new(b));
+    for addr in ["10.0.0.2:0", "[fd00::2]:0"] {
+        let (x, y) = connect(&one, &two, addr).await;
+        exchange(x, y, 1 << 20).await;
+    }
+    let error = one.connect("192.0.2.1:80").await;
+    // The link has no other host: the SYN is nobody's, and the attempt times out on schedule.
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::TimedOut);
+}
