@@ -1,0 +1,82 @@
+//! A peer that stops reading stops the writer, and nothing grows meanwhile.
+
+use crate::common::{Outcome, addr, receive, soon, stack};
+use crate::tests;
+use rawtcp_lab::topology::{Pair, SERVER_V4, SERVER_V6};
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+
+tests!(writer_pends_v4, writer_pends_v6);
+
+/// The peer's receive buffer as Linux counts it: twice what was asked for.
+const PEER_BUFFER: usize = 64 * 1024;
+
+fn writer_pends_v4() -> Outcome {
+    writer_pends(SERVER_V4)
+}
+
+fn writer_pends_v6() -> Outcome {
+    writer_pends(SERVER_V6)
+}
+
+/// Resident memory of this process, in bytes.
+fn resident() -> io::Result<usize> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).ok_or(io::ErrorKind::InvalidData)?;
+    let kib = line.split_whitespace().nth(1).and_then(|n| n.parse::<usize>().ok());
+    Ok(kib.ok_or(io::ErrorKind::InvalidData)? * 1024)
+}
+
+fn writer_pends(ip: IpAddr) -> Outcome {
+    let pair = Pair::new()?;
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let (go, may_read) = tokio::sync::oneshot::channel();
+    let server = pair.server.spawn_tokio(move || async move {
+        let socket = if ip.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+        socket.set_recv_buffer_size(PEER_BUFFER as u32)?;
+        socket.bind(addr(ip, 4200))?;
+        let listener = socket.listen(8)?;
+        ready.send(())?;
+        let (mut stream, _) = soon("accept", listener.accept()).await?;
+        may_read.await?;
+        let got = soon("reading at last", receive(&mut stream)).await?;
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(got)
+    });
+    is_ready.recv()?;
+    let client = pair.client.spawn_tokio(move || async move {
+        let stack = stack()?;
+        let mut stream = stack.connect(addr(ip, 4200)).await?;
+        let send_buffer = rawtcp_proto::ConnConfig::default().send_buffer;
+        let mut written = 0;
+        // Full when the peer has offered nothing new for this long: its window is shut, not just slow.
+        let stuck = Duration::from_secs(3);
+        while let Ok(n) = tokio::time::timeout(stuck, write_some(&mut stream, written)).await {
+            written += n?;
+        }
+        assert!(written <= (send_buffer + 2 * PEER_BUFFER) as u64, "{written} bytes were accepted");
+        let before = resident()?;
+        let pending = tokio::time::timeout(stuck, write_some(&mut stream, written)).await;
+        assert!(pending.is_err(), "the window is shut, and so is the buffer");
+        let grown = resident()?.saturating_sub(before);
+        assert!(grown < 16 << 20, "grew by {grown} bytes while it waited");
+        go.send(()).map_err(|()| "the server has gone")?;
+        let most = written + (8 << 20);
+        while written < most {
+            written += soon("writing on", write_some(&mut stream, written)).await?;
+        }
+        stream.shutdown().await?;
+        drop(stream);
+        stack.close().await;
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(written)
+    });
+    let written = client.join()?;
+    assert_eq!(server.join()?, written);
+    Ok(())
+}
+
+/// One write of the pattern at `offset`.
+async fn write_some(stream: &mut rawtcp::net::TcpStream, offset: u64) -> io::Result<u64> {
+    Ok(stream.write(crate::common::pattern(offset, 64 * 1024)).await? as u64)
+}

@@ -1,0 +1,212 @@
+//! Many short connections: no wake is lost, no port is leaked.
+
+use crate::common::{Outcome, addr, builder, soon};
+use crate::tests;
+use rawtcp::Stack;
+use rawtcp_lab::netns::{Namespace, Task};
+use rawtcp_lab::topology::{Pair, SERVER_V4};
+use rawtcp_proto::ConnConfig;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+tests!(
+    ping_pong_with_ourselves_one_worker,
+    ping_pong_with_ourselves_two_workers,
+    ping_pong_with_the_kernel_one_worker,
+    ping_pong_with_the_kernel_two_workers,
+    connects_to_one_port_reuse_time_wait,
+    connections_to_many_ports_share_guards,
+);
+
+const PORT: u16 = 4600;
+const ROUNDS: u32 = 10_000;
+
+/// A lost wakeup would be hidden by any timer that fires soon: all of them are made to wait.
+fn patient_stack() -> std::io::Result<Stack> {
+    let minute = Duration::from_secs(60);
+    let config = ConnConfig {
+        nodelay: true,
+        delayed_ack: Duration::from_millis(499),
+        rto_initial: minute,
+        rto_min: minute,
+        ..ConnConfig::default()
+    };
+    builder().config(config).build()
+}
+
+async fn one_byte_each_way<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> std::io::Result<()> {
+    stream.write_all(b"?").await?;
+    let mut answer = [0];
+    stream.read_exact(&mut answer).await?;
+    assert_eq!(answer, *b"!");
+    Ok(())
+}
+
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> std::io::Result<()> {
+    let mut question = [0];
+    stream.read_exact(&mut question).await?;
+    stream.write_all(b"!").await?;
+    // The client closes first.
+    stream.read(&mut question).await.map(drop)
+}
+
+/// `ROUNDS` connections, none of which takes a second.
+async fn ping(stack: Stack, to: SocketAddr) -> Outcome {
+    for round in 0..ROUNDS {
+        let start = Instant::now();
+        let stream = soon("connect", stack.connect(to)).await?;
+        soon("the exchange", one_byte_each_way(stream)).await?;
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(1), "round {round} took {took:?}: a lost wakeup");
+    }
+    Ok(())
+}
+
+fn with_ourselves(workers: usize) -> Outcome {
+    let host = Namespace::new("host")?;
+    let task: Task<Outcome> = host.spawn_tokio_threads(workers, || async {
+        let stack = patient_stack()?;
+        let listener = stack.bind(("127.0.0.1", PORT)).await?;
+        let server = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await?;
+                tokio::spawn(answer(stream));
+            }
+            #[allow(unreachable_code)]
+            std::io::Result::Ok(())
+        });
+        tokio::spawn(ping(stack.clone(), ([127, 0, 0, 1], PORT).into())).await??;
+        server.abort();
+        Ok(())
+    });
+    task.join()
+}
+
+fn with_the_kernel(workers: usize) -> Outcome {
+    let pair = Pair::new()?;
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let (done, is_done) = tokio::sync::oneshot::channel::<()>();
+    let server = pair.server.spawn_tokio(move || async move {
+        let listener = crate::common::kernel_listener(addr(SERVER_V4, PORT)).await?;
+        ready.send(())?;
+        let serve = async {
+            loop {
+                let (stream, _) = listener.accept().await?;
+                tokio::spawn(answer(stream));
+            }
+        };
+        tokio::select! {
+            result = serve => result,
+            _ = is_done => Outcome::Ok(()),
+        }
+    });
+    is_ready.recv()?;
+    let client: Task<Outcome> = pair.client.spawn_tokio_threads(workers, || async {
+        tokio::spawn(ping(patient_stack()?, addr(SERVER_V4, PORT))).await?
+    });
+    let result = client.join();
+    let _ = done.send(());
+    server.join()?;
+    result
+}
+
+fn ping_pong_with_ourselves_one_worker() -> Outcome {
+    with_ourselves(1)
+}
+
+fn ping_pong_with_ourselves_two_workers() -> Outcome {
+    with_ourselves(2)
+}
+
+fn ping_pong_with_the_kernel_one_worker() -> Outcome {
+    with_the_kernel(1)
+}
+
+fn ping_pong_with_the_kernel_two_workers() -> Outcome {
+    with_the_kernel(2)
+}
+
+/// 10,000 connects to one address and port at 500 a second, we close first, 1,024 descriptors.
+fn connects_to_one_port_reuse_time_wait() -> Outcome {
+    let pair = Pair::new()?;
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let (done, is_done) = tokio::sync::oneshot::channel::<()>();
+    let server = pair.server.spawn_tokio(move || async move {
+        let listener = crate::common::kernel_listener(addr(SERVER_V4, PORT)).await?;
+        ready.send(())?;
+        let serve = async {
+            loop {
+                let (stream, _) = listener.accept().await?;
+                tokio::spawn(answer(stream));
+            }
+        };
+        tokio::select! {
+            result = serve => result,
+            _ = is_done => Outcome::Ok(()),
+        }
+    });
+    is_ready.recv()?;
+    let client: Task<Outcome> = pair.client.spawn_tokio(|| async {
+        let stack = builder().build()?;
+        let mut ticks = tokio::time::interval(Duration::from_millis(2));
+        for round in 0..10_000 {
+            ticks.tick().await;
+            let stream = soon("connect", stack.connect(addr(SERVER_V4, PORT)))
+                .await
+                .map_err(|error| format!("connect number {round}: {error}"))?;
+            one_byte_each_way(stream).await?;
+        }
+        let guards = stack.stats().guards;
+        assert!(guards <= 900, "{guards} guards");
+        Ok(())
+    });
+    let result = client.join();
+    let _ = done.send(());
+    server.join()?;
+    result
+}
+
+/// 5,000 connections at once to 100 ports of one peer need at most 200 guards.
+fn connections_to_many_ports_share_guards() -> Outcome {
+    const PORTS: u16 = 100;
+    const EACH: usize = 50;
+    let pair = Pair::new()?;
+    let raised = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let wanted = rustix::process::Rlimit { current: raised.maximum, ..raised };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted)?;
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let (done, is_done) = tokio::sync::oneshot::channel::<()>();
+    let server = pair.server.spawn_tokio(move || async move {
+        for i in 0..PORTS {
+            let listener = crate::common::kernel_listener(addr(SERVER_V4, PORT + i)).await?;
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(answer(stream));
+                }
+            });
+        }
+        ready.send(())?;
+        let _ = is_done.await;
+        Outcome::Ok(())
+    });
+    is_ready.recv()?;
+    let client: Task<Outcome> = pair.client.spawn_tokio(|| async {
+        let stack = builder().build()?;
+        let ip: IpAddr = SERVER_V4;
+        let mut streams = Vec::new();
+        for _ in 0..EACH {
+            let connects = (0..PORTS).map(|i| stack.connect(addr(ip, PORT + i)));
+            streams.extend(soon("connects", futures::future::try_join_all(connects)).await?);
+        }
+        assert_eq!(streams.len(), EACH * usize::from(PORTS));
+        let guards = stack.stats().guards;
+        assert!(guards <= 200, "{guards} guards for {} connections", streams.len());
+        soon("exchanges", futures::future::try_join_all(streams.into_iter().map(one_byte_each_way))).await?;
+        Ok(())
+    });
+    let result = client.join();
+    let _ = done.send(());
+    server.join()?;
+    result
+}

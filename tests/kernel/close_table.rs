@@ -1,0 +1,206 @@
+//! How connections end, read from the peer's capture.
+
+use crate::common::{Outcome, addr, kernel_listener, of_port, receive, send, soon, stack};
+use crate::tests;
+use rawtcp::net::TcpStream;
+use rawtcp_lab::capture::{Capture, TcpSegment};
+use rawtcp_lab::topology::{CLIENT_V4, INTERFACE, Pair, SERVER_V4};
+use std::io::ErrorKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+tests!(
+    drop_with_empty_receive_queue_sends_data_then_fin,
+    drop_with_unread_data_resets,
+    zero_linger_resets,
+    half_close_then_answer,
+    reset_of_the_peer_is_an_error_not_an_end,
+    data_after_close_is_reset,
+    server_side_drop_sends_fin,
+);
+
+const PORT: u16 = 4300;
+
+/// A kernel server and our client; `server` gets the kernel's stream, `client` ours. Answers what the
+/// server's interface saw of the connection.
+fn converse<S, SF, C, CF>(server: S, client: C) -> Result<Vec<TcpSegment>, Box<dyn std::error::Error + Send + Sync>>
+where
+    S: FnOnce(tokio::net::TcpStream) -> SF + Send + 'static,
+    SF: Future<Output = Outcome>,
+    C: FnOnce(TcpStream) -> CF + Send + 'static,
+    CF: Future<Output = Outcome>,
+{
+    let pair = Pair::new()?;
+    let capture = Capture::start(&pair.server, INTERFACE)?;
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let kernel = pair.server.spawn_tokio(move || async move {
+        let listener = kernel_listener(addr(SERVER_V4, PORT)).await?;
+        ready.send(())?;
+        let (stream, _) = soon("accept", listener.accept()).await?;
+        soon("the server", server(stream)).await
+    });
+    is_ready.recv()?;
+    let ours = pair.client.spawn_tokio(move || async move {
+        let stack = stack()?;
+        let stream = stack.connect(addr(SERVER_V4, PORT)).await?;
+        soon("the client", client(stream)).await?;
+        stack.close().await;
+        Outcome::Ok(())
+    });
+    ours.join()?;
+    kernel.join()?;
+    let recording = capture.stop()?;
+    assert_eq!(recording.drops, 0, "the capture is complete");
+    Ok(of_port(&recording, PORT))
+}
+
+/// Segments of ours, as the server's interface received them.
+fn from_us(segments: &[TcpSegment]) -> impl Iterator<Item = &TcpSegment> {
+    segments.iter().filter(|s| s.src.ip() == CLIENT_V4)
+}
+
+fn drop_with_empty_receive_queue_sends_data_then_fin() -> Outcome {
+    let seen = converse(
+        |mut stream| async move {
+            assert_eq!(receive(&mut stream).await?, 300_000, "everything, then the end");
+            Ok(())
+        },
+        |mut stream| async move {
+            send(&mut stream, 300_000).await?;
+            drop(stream);
+            Ok(())
+        },
+    )?;
+    assert!(from_us(&seen).all(|s| !s.flags.rst()));
+    let fin = from_us(&seen).position(|s| s.flags.fin()).ok_or("a FIN")?;
+    assert!(from_us(&seen).skip(fin + 1).all(|s| s.payload_len == 0), "nothing new behind the FIN");
+    Ok(())
+}
+
+fn drop_with_unread_data_resets() -> Outcome {
+    let seen = converse(
+        |mut stream| async move {
+            stream.write_all(b"nobody will read this").await?;
+            let error = stream.read(&mut [0; 8]).await.expect_err("a reset");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            Ok(())
+        },
+        |stream| async move {
+            stream.readable().await?;
+            drop(stream);
+            Ok(())
+        },
+    )?;
+    assert!(from_us(&seen).any(|s| s.flags.rst()));
+    assert!(from_us(&seen).all(|s| !s.flags.fin()));
+    Ok(())
+}
+
+fn zero_linger_resets() -> Outcome {
+    let seen = converse(
+        |mut stream| async move {
+            let error = receive(&mut stream).await.expect_err("a reset");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            Ok(())
+        },
+        |mut stream| async move {
+            stream.set_zero_linger()?;
+            stream.write_all(b"").await?;
+            drop(stream);
+            Ok(())
+        },
+    )?;
+    assert!(from_us(&seen).any(|s| s.flags.rst()));
+    Ok(())
+}
+
+fn half_close_then_answer() -> Outcome {
+    let seen = converse(
+        |mut stream| async move {
+            let asked = receive(&mut stream).await?;
+            assert_eq!(asked, 1000);
+            send(&mut stream, 200_000).await?;
+            Ok(())
+        },
+        |mut stream| async move {
+            send(&mut stream, 1000).await?;
+            stream.shutdown().await?;
+            stream.shutdown().await?; // again: nothing happens
+            let error = stream.write(b"more").await.expect_err("shut down");
+            assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::BrokenPipe, Some(32)));
+            assert_eq!(receive(&mut stream).await?, 200_000);
+            assert_eq!(stream.read(&mut [0; 8]).await?, 0, "the end stays the end");
+            Ok(())
+        },
+    )?;
+    assert!(seen.iter().all(|s| !s.flags.rst()));
+    Ok(())
+}
+
+fn reset_of_the_peer_is_an_error_not_an_end() -> Outcome {
+    converse(
+        |stream| async move {
+            stream.set_zero_linger()?;
+            drop(stream);
+            Ok(())
+        },
+        |mut stream| async move {
+            let error = stream.read(&mut [0; 8]).await.expect_err("a reset");
+            assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::ConnectionReset, Some(104)));
+            let error = stream.write(b"x").await.expect_err("over");
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+            assert_eq!(stream.read(&mut [0; 8]).await?, 0, "the error is told once");
+            Ok(())
+        },
+    )?;
+    Ok(())
+}
+
+fn data_after_close_is_reset() -> Outcome {
+    let seen = converse(
+        |mut stream| async move {
+            assert_eq!(stream.read(&mut [0; 8]).await?, 0, "our FIN");
+            stream.write_all(b"too late").await?;
+            // The reset comes back; until then writes succeed.
+            loop {
+                if let Err(error) = stream.write_all(b"and more").await {
+                    assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
+                    return Ok(());
+                }
+                tokio::task::yield_now().await;
+            }
+        },
+        |stream| async move {
+            drop(stream);
+            Ok(())
+        },
+    )?;
+    assert!(from_us(&seen).any(|s| s.flags.fin()));
+    assert!(from_us(&seen).any(|s| s.flags.rst()));
+    Ok(())
+}
+
+/// Our server drops after its answer; the kernel's client reads the answer and the end.
+fn server_side_drop_sends_fin() -> Outcome {
+    let pair = Pair::new()?;
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let server = pair.server.spawn_tokio(move || async move {
+        let stack = stack()?;
+        let listener = stack.bind(addr(SERVER_V4, PORT)).await?;
+        ready.send(())?;
+        let (mut stream, _) = soon("accept", listener.accept()).await?;
+        stream.read_exact(&mut [0; 4]).await?;
+        send(&mut stream, 100_000).await?;
+        drop(stream);
+        stack.close().await;
+        Outcome::Ok(())
+    });
+    is_ready.recv()?;
+    let client = pair.client.spawn_tokio(|| async {
+        let mut stream = tokio::net::TcpStream::connect(addr(SERVER_V4, PORT)).await?;
+        stream.write_all(b"ping").await?;
+        assert_eq!(soon("the answer", receive(&mut stream)).await?, 100_000);
+        Outcome::Ok(())
+    });
+    client.join()?;
+    server.join()
+}

@@ -1,0 +1,129 @@
+//! What the tests share: a byte pattern that says where it is, kernel peers, roles for child processes.
+
+use rawtcp::{Stack, StackBuilder};
+use rawtcp_lab::capture::{Recording, TcpSegment};
+use std::error::Error;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, ExitCode};
+use std::sync::LazyLock;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+
+/// No single wait of a test is longer: something that takes this long hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A prime, so that the pattern lines up with no buffer or segment size.
+const PERIOD: usize = 65_521;
+const BLOCK: usize = 128 * 1024;
+
+static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    let period: Vec<u8> = (0..PERIOD).map(|_| next()).collect();
+    period.iter().copied().cycle().take(PERIOD + BLOCK).collect()
+});
+
+/// The bytes of the pattern at `offset`.
+pub(crate) fn pattern(offset: u64, len: usize) -> &'static [u8] {
+    let at = (offset % PERIOD as u64) as usize;
+    &PATTERN[at..at + len.min(BLOCK)]
+}
+
+/// Writes the first `len` bytes of the pattern.
+pub(crate) async fn send<W: AsyncWrite + Unpin>(to: &mut W, len: u64) -> io::Result<()> {
+    let mut sent = 0;
+    while sent < len {
+        let block = pattern(sent, BLOCK.min((len - sent) as usize));
+        to.write_all(block).await?;
+        sent += block.len() as u64;
+    }
+    Ok(())
+}
+
+/// Reads to the end of the stream; every byte must be the pattern's. Answers how many there were.
+pub(crate) async fn receive<R: AsyncRead + Unpin>(from: &mut R) -> io::Result<u64> {
+    receive_up_to(from, u64::MAX).await
+}
+
+/// As [`receive`], but stops after `most` bytes.
+pub(crate) async fn receive_up_to<R: AsyncRead + Unpin>(from: &mut R, most: u64) -> io::Result<u64> {
+    let mut buf = vec![0; BLOCK];
+    let mut got = 0;
+    while got < most {
+        let room = buf.len().min((most - got) as usize);
+        let n = from.read(&mut buf[..room]).await?;
+        if n == 0 {
+            break;
+        }
+        if buf[..n] != *pattern(got, n) {
+            let at = (0..n).find(|&i| buf[i] != pattern(got, n)[i]).unwrap_or(0);
+            let text = format!("byte {} differs from what was sent", got + at as u64);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        got += n as u64;
+    }
+    Ok(got)
+}
+
+/// Waits for `future`, but not for ever.
+pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: nothing for {PATIENCE:?}"),
+    }
+}
+
+pub(crate) fn addr(ip: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(ip, port)
+}
+
+/// A kernel listener that says nothing of its backlog: std's 128.
+pub(crate) async fn kernel_listener(at: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+    tokio::net::TcpListener::bind(at).await
+}
+
+/// A stack with the defaults of the tests.
+pub(crate) fn stack() -> io::Result<Stack> {
+    builder().build()
+}
+
+pub(crate) fn builder() -> StackBuilder {
+    Stack::builder()
+}
+
+/// Segments of one connection or port, seen from the interface where they were recorded.
+pub(crate) fn of_port(recording: &Recording, port: u16) -> Vec<TcpSegment> {
+    recording.segments().into_iter().filter(|s| s.src.port() == port || s.dst.port() == port).collect()
+}
+
+/// This program again, in a role of its own.
+pub(crate) fn role(name: &str) -> io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.env("RAWTCP_TEST_ROLE", name);
+    Ok(command)
+}
+
+/// What a child process does.
+pub(crate) fn play(role: &str) -> ExitCode {
+    let mut words = role.split(' ');
+    let result = match (words.next(), words.next()) {
+        (Some("serve"), Some(at)) => crate::ownership::serve_for_ever(at),
+        (Some("send-and-return"), Some(at)) => crate::ending::send_and_return(at),
+        _ => Err(format!("no such role: {role}").into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{role}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! rawtcp against the kernel's TCP, in network namespaces of their own.
+
+mod back_pressure;
+mod churn;
+mod close_table;
+mod common;
+mod ending;
+mod errors;
+mod impaired;
+mod ownership;
+mod transfer;
+
+use rawtcp_lab::harness::run;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(role) = std::env::var_os("RAWTCP_TEST_ROLE") {
+        return common::play(&role.to_string_lossy());
+    }
+    let mut tests = Vec::new();
+    tests.extend(transfer::tests());
+    tests.extend(impaired::tests());
+    tests.extend(back_pressure::tests());
+    tests.extend(close_table::tests());
+    tests.extend(errors::tests());
+    tests.extend(ownership::tests());
+    tests.extend(churn::tests());
+    tests.extend(ending::tests());
+    run(tests)
+}
+
+/// A test, named by its module and function.
+#[macro_export]
+macro_rules! tests {
+    ($($test:ident),+ $(,)?) => {
+        pub(crate) fn tests() -> Vec<rawtcp_lab::harness::Test> {
+            let module = module_path!().rsplit("::").next().unwrap_or_default();
+            vec![$(rawtcp_lab::harness::Test::new(format!("{module}::{}", stringify!($test)), $test)),+]
+        }
+    };
+}
+

@@ -1,0 +1,1 @@
+//! rawtcp against the kernel: the tests are in `kernel/`.
