@@ -1,6 +1,8 @@
 //! The command of the laboratory.
 #![forbid(unsafe_code)]
 
+mod demo;
+
 use std::io;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -24,6 +26,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Subcommands {
+    /// Show it at work: an HTTP server on rawtcp in one namespace, kernel clients in another, a short report.
+    Demo,
     /// Run a server and a client in two namespaces with an emulated link between them.
     ///
     /// Both commands are given to `sh -c`. They find the addresses in their environment: CLIENT, CLIENT6, SERVER,
@@ -90,6 +94,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // Before any thread is started, or the kernel refuses it.
     let result = netns::enter().and_then(|_| match cli.command {
+        Subcommands::Demo => demo::run(),
         Subcommands::Emulate(options) => options.run(),
     });
     result.unwrap_or_else(|error| {
