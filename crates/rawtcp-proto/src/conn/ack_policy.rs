@@ -12,6 +12,9 @@ use crate::wire::Segment;
 /// out of window must not answer each other for ever. As Linux's tcp_invalid_ratelimit.
 const INVALID_INTERVAL: Duration = Duration::from_millis(500);
 
+/// RFC 9293 §3.8.6.3 [MUST-40]: less than half a second, whatever was configured.
+const LONGEST_DELAY: Duration = Duration::from_millis(499);
+
 /// What is owed to the peer.
 #[derive(Debug)]
 pub(super) struct AckPolicy {
@@ -106,8 +109,10 @@ impl Connection {
         } else if self.ack.unacked > u64::from(unit) {
             // More than one full segment: at least every second one is acknowledged [SHLD-19].
             self.ack.now();
+        } else if self.config.delayed_ack.is_zero() {
+            self.ack.now();
         } else if !self.timers.is_set(Timer::DelayedAck) {
-            self.timers.set(Timer::DelayedAck, now + self.config.delayed_ack);
+            self.timers.set(Timer::DelayedAck, now + self.config.delayed_ack.min(LONGEST_DELAY));
         }
     }
 

@@ -18,6 +18,9 @@ impl Connection {
         if !quoted.is_some_and(|at| self.snd.una <= at && at < self.snd.nxt.max(self.snd.una.add(1))) {
             return Err(DropReason::IcmpSequence);
         }
+        if matches!(self.state, State::Closed | State::TimeWait) {
+            return Err(DropReason::Closed);
+        }
         let opening = matches!(self.state, State::SynSent | State::SynReceived);
         let reason = match icmp.kind {
             // RFC 9293 §3.9.2.2 [MUST-55].

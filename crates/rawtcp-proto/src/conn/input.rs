@@ -31,11 +31,11 @@ impl Connection {
     fn on_segment_synchronized(&mut self, now: Instant, segment: &Segment<'_>) -> Result<(), DropReason> {
         let start = self.check_acceptable(now, segment)?; // first: sequence number, PAWS
         self.check_reset(now, segment, start)?; // second
-        // Third, security: no labelled networks here.
-        self.check_syn(now, segment)?; // fourth
+        // Third, security: no labelled networks here. Fourth, SYN: done with the first.
+        self.check_ack(now, segment)?; // fifth
         self.last_heard = now;
         self.probes = 0;
-        self.check_ack(now, segment)?; // fifth
+        self.update_ts_recent(now, segment, start);
         // Sixth, urgent data: delivered in line with the rest.
         self.receive_text(now, segment, start); // seventh
         self.receive_fin(now, segment, start); // eighth
@@ -63,6 +63,7 @@ impl Connection {
         self.cc = self.config.congestion.build(self.send_mss(), self.config.initial_window);
         if self.counters.timeouts > 0 {
             self.rtt.on_syn_timeout(); // RFC 6298 §5.7
+            self.recovery.backoff = 0;
         }
         self.start_keepalive(now);
         // A close that was called before the handshake ended (RFC 9293 §3.10.4).

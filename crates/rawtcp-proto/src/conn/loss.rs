@@ -7,7 +7,7 @@ use crate::cc::{AckSample, Congestion, CongestionSample};
 use crate::recovery::sent::{AckOutcome, DeliverySnapshot, RackView};
 use crate::seq::Offset;
 use crate::time::{Duration, Instant};
-use crate::wire::Segment;
+use crate::wire::{Flags, Segment};
 
 /// Duplicate ACKs that stand for a loss where SACK is off (RFC 5681 §3.2).
 const DUP_THRESH: u32 = 3;
@@ -58,7 +58,14 @@ pub(super) struct Recovery {
     pub(super) tlp_high: Option<Offset>,
     pub(super) tlp_was_retransmit: bool,
     /// The window, not the application, held the last transmission back (RFC 7661, growth only then).
-    pub(super) cwnd_limited: bool,
+    cwnd_limited: bool,
+    /// The largest flight of this round trip, which ends when `round_end` is acknowledged.
+    max_flight: u64,
+    round_end: Offset,
+    /// When the RTO is due, while a tail loss probe comes before it.
+    pub(super) rto_at: Instant,
+    /// The persist timer was set because of a window of nothing, not of too little.
+    pub(super) persist_shut: bool,
     /// Bytes delivered over the connection's life, and when the last were.
     delivered: u64,
     delivered_at: Instant,
@@ -117,18 +124,24 @@ impl Connection {
         if advanced {
             self.on_progress(now);
         }
-        let duplicate = !advanced && had_outstanding && segment.payload.is_empty() && !window_changed;
+        let bare = segment.payload.is_empty() && !segment.header.flags.contains(Flags::FIN);
+        let duplicate = !advanced && had_outstanding && bare && !window_changed;
         let credited = self.count_duplicate(duplicate, advanced, outcome.newly_acked);
         let delivered = if self.negotiated.sack { outcome.delivered } else { credited };
         self.recovery.delivered += delivered;
         self.recovery.delivered_at = now;
         self.update_rack(now, &outcome);
         self.try_undo(segment, advanced);
+        // Before losses are looked for: one that is found now belongs to a new episode.
+        let left = self.leave_recovery(now, ack);
         self.detect_losses(now, advanced);
-        self.leave_recovery(now, ack);
-        self.answer_tlp(now, ack);
+        if left && self.sent.lost_bytes() > 0 {
+            self.enter_recovery(now); // lost behind what the old episode was about
+        }
+        self.answer_tlp(now, segment, ack, duplicate);
         self.tell_congestion_control(now, &outcome, in_flight, delivered);
-        self.rearm_after_ack(now);
+        self.rearm_after_ack(now, advanced);
+        self.pending.tlp &= !advanced;
     }
 
     fn apply_sack(&mut self, segment: &Segment<'_>, outcome: &mut AckOutcome) {
@@ -149,7 +162,7 @@ impl Connection {
         }
     }
 
-    fn sample_rtt(&mut self, now: Instant, segment: &Segment<'_>, outcome: &AckOutcome) {
+    pub(super) fn sample_rtt(&mut self, now: Instant, segment: &Segment<'_>, outcome: &AckOutcome) {
         if let Some(rtt) = outcome.rtt_sample() {
             // Karn: only what was sent once (RFC 6298 §3 [MUST-18]).
             self.rtt.on_sample(rtt, now);
@@ -285,7 +298,7 @@ impl Connection {
         let prr = &mut self.recovery.prr;
         prr.delivered += delivered;
         let send = if pipe > ssthresh {
-            let due = u128::from(prr.delivered) * u128::from(ssthresh) / u128::from(prr.flight);
+            let due = (u128::from(prr.delivered) * u128::from(ssthresh)).div_ceil(u128::from(prr.flight));
             u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(prr.out)
         } else {
             // Slow-start reduction bound, as its successor has it when the ACK shows progress.
@@ -296,17 +309,20 @@ impl Connection {
         prr.budget = if prr.out == 0 { send.max(mss) } else { send };
     }
 
-    fn leave_recovery(&mut self, now: Instant, ack: Offset) {
+    /// Answers whether the episode ended.
+    fn leave_recovery(&mut self, now: Instant, ack: Offset) -> bool {
         let high = match self.recovery.phase {
-            Phase::Open => return,
+            Phase::Open => return false,
             Phase::Recovery { high } | Phase::Loss { high } => high,
         };
-        if ack >= high {
-            if matches!(self.recovery.phase, Phase::Recovery { .. }) {
-                self.cc.on_recovery_exit(now);
-            }
-            self.end_episode();
+        if ack < high {
+            return false;
         }
+        if matches!(self.recovery.phase, Phase::Recovery { .. }) {
+            self.cc.on_recovery_exit(now);
+        }
+        self.end_episode();
+        true
     }
 
     fn end_episode(&mut self) {
@@ -335,15 +351,43 @@ impl Connection {
         }
     }
 
-    /// RFC 8985 §7.4: the probe's answer came. If the probe was a retransmission, it repaired a loss.
-    fn answer_tlp(&mut self, now: Instant, ack: Offset) {
+    /// RFC 8985 §7.4.2: the probe's answer came. ACKs of a probe that was a retransmission leave open whether
+    /// it repaired a loss; what comes behind them tells.
+    fn answer_tlp(&mut self, now: Instant, segment: &Segment<'_>, ack: Offset, duplicate: bool) {
         let Some(high) = self.recovery.tlp_high.filter(|&high| ack >= high) else { return };
+        let first_block = segment.header.options.sack.iter().next();
+        let twice = first_block.is_some_and(|(_, right)| right == self.snd.wire(high));
+        let arrived_twice = twice || (duplicate && first_block.is_none());
+        if self.recovery.tlp_was_retransmit && !arrived_twice && ack == high {
+            return;
+        }
         self.recovery.tlp_high = None;
-        if self.recovery.tlp_was_retransmit && self.recovery.phase == Phase::Open && ack == high {
+        let repaired = self.recovery.tlp_was_retransmit && !arrived_twice;
+        if repaired && self.recovery.phase == Phase::Open {
             let sample = self.congestion_sample(now);
             self.cc.on_congestion(Congestion::Loss, &sample);
             self.cc.on_recovery_exit(now);
         }
+    }
+
+    /// Notes how much of the window is used (RFC 7661 §4.3): the most of each round trip, and whether the
+    /// window held something back.
+    pub(super) fn note_flight(&mut self, limited: bool) {
+        let flight = self.pipe();
+        let new_round = self.snd.una >= self.recovery.round_end;
+        let more = !self.recovery.cwnd_limited && flight > self.recovery.max_flight;
+        if new_round || limited || more {
+            self.recovery.cwnd_limited = limited;
+            self.recovery.max_flight = flight;
+            self.recovery.round_end = self.snd.nxt;
+        }
+    }
+
+    /// Whether the window may grow. In slow start, as on Linux, a flight of more than half of it is enough:
+    /// the next will be twice as large.
+    fn is_cwnd_limited(&self) -> bool {
+        let slow_start = self.cc.cwnd() < self.cc.ssthresh();
+        self.recovery.cwnd_limited || (slow_start && self.cc.cwnd() < self.recovery.max_flight.saturating_mul(2))
     }
 
     fn tell_congestion_control(&mut self, now: Instant, outcome: &AckOutcome, in_flight: u64, delivered: u64) {
@@ -361,7 +405,7 @@ impl Connection {
             min_rtt: self.rtt.min_rtt(),
             srtt: self.rtt.srtt(),
             in_flight,
-            cwnd_limited: self.recovery.cwnd_limited,
+            cwnd_limited: self.is_cwnd_limited(),
             in_recovery,
             mss: self.send_mss(),
             delivery_rate: None,

@@ -243,6 +243,8 @@ impl Connection {
         conn.rcv.ts_recent_at = now;
         if half.retransmits == 0 {
             conn.rtt.on_sample(now.since(half.synack_sent_at), now);
+        } else {
+            conn.rtt.on_syn_timeout(); // RFC 6298 §5.7
         }
         conn.cc = conn.config.congestion.build(conn.send_mss(), conn.config.initial_window);
         conn.events.insert(Events::CONNECTED | Events::STATE);
@@ -260,7 +262,7 @@ impl Connection {
             negotiated: Negotiated { timestamps: config.timestamps, sack: config.sack, scales: None },
             snd: SendSpace::new(iss, ts_offset, default_mss(tuple.is_v6())),
             rcv: RecvSpace::new(mss),
-            send_buf: SendBuffer::new(config.send_buffer),
+            send_buf: SendBuffer::new(config.send_buffer.max(1)),
             recv_buf: RecvBuffer::new(),
             assembler: Assembler::new(),
             sent: SentQueue::new(Offset(0)),
@@ -476,6 +478,10 @@ impl Connection {
             let kept = self.snd.una.max(Offset(1)).min(self.send_buf.end());
             assert_eq!(self.send_buf.start(), kept, "the send buffer starts at una");
             assert!(self.rcv.nxt <= self.rcv.adv || self.state == State::SynSent || self.rcv.fin.is_some());
+        }
+        if self.sent.outstanding() > 0 && !self.is_closed() {
+            // Or nothing would ever move what is in flight.
+            assert!(self.timers.is_set(Timer::Rto) || self.timers.is_set(Timer::Tlp), "no timer for what is in flight");
         }
         self.sent.check_invariants();
     }

@@ -134,6 +134,7 @@ impl Connection {
         let mss = u64::from(self.mss_before_options()) - options.encoded_len() as u64;
         let room = self.cwnd_room();
         if room < mss && self.pipe() > 0 && !(room > 0 && self.sent.lost_bytes() <= room) {
+            self.note_flight(true);
             return None;
         }
         let most = (room / mss * mss).min(limits.max_payload as u64 / mss * mss).max(mss);
@@ -156,6 +157,10 @@ impl Connection {
         self.counters.total_retrans += len.div_ceil(mss);
         let snapshot = self.recovery.snapshot(now);
         self.sent.on_retransmit(range.clone(), now, snapshot);
+        if range.start <= self.snd.una && kind == TransmitKind::Retransmit {
+            // As Linux: the head's new copy gets a whole RTO, or a long path runs into the old one's.
+            self.arm_rto(now);
+        }
         self.arm_rto_if_unset(now);
         let fin = self.snd.fin.is_some_and(|fin| range.end > fin);
         let payload = range.start.min(self.send_buf.end())..range.end.min(self.send_buf.end());
@@ -170,21 +175,22 @@ impl Connection {
         let options = self.segment_options(now);
         let mss = u64::from(self.mss_before_options()) - options.encoded_len() as u64;
         let fresh = self.send_buf.end().min(self.snd.edge()).since(self.snd.nxt).min(mss);
-        let transmit = if fresh > 0 {
-            self.recovery.tlp_was_retransmit = false;
-            self.send_new(now, fresh, options, mss, TransmitKind::Probe)
-        } else {
-            self.recovery.tlp_was_retransmit = true;
-            let range = self.sent.last_range()?;
-            self.send_again(now, range, options, mss, TransmitKind::Probe)
-        };
+        // Set before the probe leaves: what is armed behind it is the RTO, not another probe.
+        self.recovery.tlp_was_retransmit = fresh == 0;
         self.recovery.tlp_high = Some(self.snd.nxt);
-        Some(transmit)
+        if fresh > 0 {
+            let transmit = self.send_new(now, fresh, options, mss, TransmitKind::Probe);
+            self.recovery.tlp_high = Some(self.snd.nxt);
+            return Some(transmit);
+        }
+        let last = self.sent.last_range()?;
+        // The options may have grown since it was sent: never more than one segment.
+        let start = last.start.max(Offset(last.end.0.saturating_sub(mss)));
+        Some(self.send_again(now, start..last.end, options, mss, TransmitKind::Probe))
     }
 
     fn poll_new_data(&mut self, now: Instant, limits: &TxLimits) -> Option<Transmit> {
         if !self.has_unsent() {
-            self.recovery.cwnd_limited = false;
             return None;
         }
         if self.sent.outstanding() == 0 {
@@ -198,6 +204,7 @@ impl Connection {
                 Some(self.send_new(now, len, options, mss, TransmitKind::Data))
             }
             None => {
+                self.pending.push = false;
                 self.ensure_persist(now);
                 None
             }
@@ -217,7 +224,7 @@ impl Connection {
         }
         let room = if self.pipe() == 0 { self.cwnd_room().max(mss) } else { self.cwnd_room() };
         if room < wanted.min(mss) {
-            self.recovery.cwnd_limited = true;
+            self.note_flight(true);
             return None;
         }
         let most = (limits.max_payload as u64 / mss).max(1) * mss;
@@ -252,9 +259,13 @@ impl Connection {
             self.stalled_since = Some(now);
             self.recovery.retries = 0;
         }
+        if self.timers.is_set(super::Timer::Persist) {
+            self.recovery.backoff = 0; // it counted probes, not timeouts
+            self.timers.clear(super::Timer::Persist);
+        }
+        self.note_flight(false);
         self.arm_rto_if_unset(now);
         self.arm_tlp(now);
-        self.timers.clear(super::Timer::Persist);
         self.data_segment(now, start..end, fin, options, mss, kind)
     }
 
@@ -322,13 +333,21 @@ impl Connection {
             return None;
         }
         let options = self.segment_options(now);
-        let header = self.header(now, self.snd.wire(self.snd.nxt), Flags::ACK, options);
+        let header = self.header(now, self.acceptable_seq(), Flags::ACK, options);
         Some(self.transmit(now, header, NO_PAYLOAD, 0, TransmitKind::Ack))
+    }
+
+    /// SND.NXT, unless the peer has taken its window back: beyond the right edge it would not look at the
+    /// ACK (as Linux's tcp_acceptable_seq). Less than a unit of the window field is only its rounding.
+    fn acceptable_seq(&self) -> SeqNum {
+        let unit = self.negotiated.scales.map_or(1, |s| 1 << s.snd.shift());
+        let beyond = self.snd.nxt.since(self.snd.edge());
+        self.snd.wire(if beyond < unit { self.snd.nxt } else { self.snd.edge() })
     }
 
     fn reset(&mut self, now: Instant) -> Transmit {
         let options = Options { sack: SackBlocks::default(), ..self.segment_options(now) };
-        let header = self.header(now, self.snd.wire(self.snd.nxt), Flags::RST | Flags::ACK, options);
+        let header = self.header(now, self.acceptable_seq(), Flags::RST | Flags::ACK, options);
         self.transmit(now, header, NO_PAYLOAD, 0, TransmitKind::Reset)
     }
 
@@ -392,7 +411,9 @@ impl Connection {
         segment_size: u16,
         kind: TransmitKind,
     ) -> Transmit {
-        self.last_sent = now;
+        if matches!(kind, TransmitKind::Data | TransmitKind::Retransmit) {
+            self.last_sent = now; // RFC 5681 §4.1 counts from data; an ACK proves nothing of the window
+        }
         self.wrap(header, payload, segment_size, kind)
     }
 

@@ -9,6 +9,8 @@ use crate::time::{Duration, Instant};
 const WORST_DELAYED_ACK: Duration = Duration::from_millis(200);
 /// The longest time between two probes of a zero window, as Linux's TCP_RTO_MAX.
 const MAX_PROBE_BACKOFF: u32 = 16;
+/// No timer is set for less: a setting of zero must not make a deadline that is always due.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 impl Connection {
     /// Acts on every deadline that has passed.
@@ -19,7 +21,7 @@ impl Connection {
                 Timer::Tlp => self.on_tlp_timer(now),
                 Timer::Reorder => {
                     self.detect_losses(now, false);
-                    self.arm_rto(now);
+                    self.keep_rto(now);
                 }
                 Timer::Persist => self.on_persist_timer(now),
                 Timer::DelayedAck => self.ack.now(),
@@ -45,6 +47,12 @@ impl Connection {
             _ if self.orphan => self.config.orphan_retries.min(self.config.retries),
             _ => self.config.retries,
         };
+        // A peer that took its window back but answers is alive (RFC 9293 §3.8.6.1 [MUST-37]; Linux's
+        // tcp_rtx_probe0_timed_out).
+        let shut = self.snd.wnd == 0 && self.state.is_synchronized() && !self.orphan;
+        if shut && now.since(self.last_heard) <= self.config.rto_max.saturating_mul(2) {
+            return false;
+        }
         // A user timeout takes the place of the count, as on Linux.
         (self.config.user_timeout.is_none() || self.orphan) && self.recovery.retries >= most
     }
@@ -86,7 +94,10 @@ impl Connection {
         // RFC 9293 §3.8.6.1 [MUST-37]: a peer that answers is never given up; `probes` counts only
         // those without an answer.
         let most = if self.orphan { self.config.orphan_retries } else { self.config.retries };
-        if self.probes >= most {
+        // Of an orphan nobody waits for the end: as Linux, it goes once the probes are at their slowest,
+        // or a peer could pin its buffer for ever (RFC 6429 §4).
+        let slowest = self.rtt.rto_backed_off(self.recovery.backoff) >= self.config.rto_max;
+        if self.probes >= most || (self.orphan && slowest) {
             return self.time_out();
         }
         self.probes += 1;
@@ -104,82 +115,115 @@ impl Connection {
         self.send_buf.end() > self.snd.nxt.max(Offset(1)) || (self.snd.fin.is_some() && !self.snd.fin_sent())
     }
 
+    /// When the user timeout ends the wait, if there is one.
+    fn user_deadline(&self) -> Option<Instant> {
+        self.config.user_timeout.zip(self.stalled_since).map(|(limit, since)| since + limit)
+    }
+
+    fn next_rto(&self) -> Duration {
+        self.rtt.rto_backed_off(self.recovery.backoff).max(SHORTEST)
+    }
+
     /// Starts, or starts anew, the retransmission timer (RFC 6298 §5.1, §5.3).
     pub(super) fn arm_rto(&mut self, now: Instant) {
+        self.timers.clear(Timer::Tlp);
         if self.sent.outstanding() == 0 {
             return self.timers.clear(Timer::Rto);
         }
-        let mut at = now + self.rtt.rto_backed_off(self.recovery.backoff);
-        if let (Some(limit), Some(since)) = (self.config.user_timeout, self.stalled_since) {
-            at = at.min((since + limit).max(now));
+        let mut at = now + self.next_rto();
+        if let Some(deadline) = self.user_deadline() {
+            at = at.min(deadline.max(now));
         }
+        self.recovery.rto_at = at;
         self.timers.set(Timer::Rto, at);
     }
 
-    /// RFC 8985 §7.2: the probe timeout.
-    pub(super) fn arm_tlp(&mut self, now: Instant) {
-        let wanted = self.negotiated.sack
+    /// Nothing that restarts the timer has happened (RFC 6298 §5.3: only an ACK of new data does, or a
+    /// peer that goes on talking could hold it off for ever); but one of RTO and probe must be running.
+    pub(super) fn keep_rto(&mut self, now: Instant) {
+        if self.sent.outstanding() == 0 {
+            return self.arm_rto(now);
+        }
+        if self.timers.is_set(Timer::Tlp) && !self.wants_tlp() {
+            self.timers.clear(Timer::Tlp);
+        }
+        if !self.timers.is_set(Timer::Tlp) && !self.timers.is_set(Timer::Rto) {
+            self.timers.set(Timer::Rto, self.recovery.rto_at.max(now));
+        }
+    }
+
+    /// RFC 8985 §7.2: no probe in recovery, while one is out, or when SACK already tells of a hole.
+    fn wants_tlp(&self) -> bool {
+        self.negotiated.sack
             && self.recovery.phase == super::loss::Phase::Open
             && self.recovery.tlp_high.is_none()
             && self.sent.outstanding() > 0
             && self.sent.sacked_bytes() == 0
-            && self.state != State::SynReceived
-            && self.state != State::SynSent;
-        let Some(srtt) = self.rtt.srtt().filter(|_| wanted) else {
-            return self.timers.clear(Timer::Tlp);
+            && self.state.is_synchronized()
+    }
+
+    /// RFC 8985 §7.2: the probe timeout. It takes the place of the RTO that [`arm_rto`](Self::arm_rto) has
+    /// set and never comes after it: new data moves the probe, but not the end of waiting for the old.
+    pub(super) fn arm_tlp(&mut self, now: Instant) {
+        let Some(srtt) = self.rtt.srtt().filter(|_| self.wants_tlp()) else {
+            return self.keep_rto(now);
         };
-        let mut timeout = srtt * 2;
+        let mut timeout = srtt.saturating_mul(2);
         timeout += if self.sent.outstanding() <= u64::from(self.send_mss()) {
             WORST_DELAYED_ACK
         } else {
             // Two clock ticks, so that the probe does not race the ACK.
             Duration::from_millis(2)
         };
-        // One timer at a time: the probe comes instead of the RTO, at its deadline if not before, and the
-        // RTO is armed anew behind the probe.
-        let timeout = timeout.min(self.rtt.rto());
+        let at = (now + timeout).min(self.recovery.rto_at);
+        if self.user_deadline().is_some_and(|deadline| deadline <= at) {
+            return self.keep_rto(now); // the user timeout is the RTO's affair
+        }
+        // One timer at a time; the RTO is armed anew behind the probe.
         self.timers.clear(Timer::Rto);
-        self.timers.set(Timer::Tlp, now + timeout);
+        self.timers.set(Timer::Tlp, at);
     }
 
     /// RFC 9293 §3.8.6.1 [SHLD-29, SHLD-30]: the first probe after one RTO, then exponentially.
     fn arm_persist(&mut self, now: Instant) {
-        let mut at = now + self.rtt.rto_backed_off(self.recovery.backoff);
-        if let (Some(limit), Some(since)) = (self.config.user_timeout, self.stalled_since) {
-            at = at.min((since + limit).max(now + Duration::from_millis(1)));
+        let mut at = now + self.next_rto();
+        if let Some(deadline) = self.user_deadline() {
+            at = at.min(deadline.max(now + SHORTEST));
         }
         self.timers.set(Timer::Persist, at);
     }
 
     /// The timers of the send side after an ACK was processed.
-    pub(super) fn rearm_after_ack(&mut self, now: Instant) {
-        self.arm_rto(now);
-        self.arm_tlp(now);
-        if self.sent.outstanding() == 0 && self.snd.edge() > self.snd.nxt {
-            if self.timers.is_set(Timer::Persist) {
-                self.recovery.backoff = 0;
-            }
-            self.timers.clear(Timer::Persist);
+    pub(super) fn rearm_after_ack(&mut self, now: Instant, advanced: bool) {
+        if advanced {
+            self.arm_rto(now);
+            self.arm_tlp(now);
+        } else {
+            self.keep_rto(now);
         }
     }
 
     /// Something waits that neither window nor silly-window avoidance lets go, and nothing is in
     /// flight whose ACK would open the window: only the persist timer keeps the connection alive.
+    ///
+    /// ACKs that change nothing leave it alone. A window that opens too little to send starts it anew: what
+    /// runs out next is the override of silly-window avoidance, not the next of many probes.
     pub(super) fn ensure_persist(&mut self, now: Instant) {
-        if self.sent.outstanding() == 0 && self.has_unsent() && self.state.is_synchronized() {
-            self.stalled_since.get_or_insert(now);
-            if !self.timers.is_set(Timer::Persist) {
-                self.recovery.backoff = 0;
-                self.arm_persist(now);
-            }
-        } else {
-            self.timers.clear(Timer::Persist);
+        if self.sent.outstanding() > 0 || !self.has_unsent() || !self.state.is_synchronized() {
+            return self.timers.clear(Timer::Persist);
+        }
+        self.stalled_since.get_or_insert(now);
+        let shut = self.snd.edge() <= self.snd.nxt;
+        if !self.timers.is_set(Timer::Persist) || shut != self.recovery.persist_shut {
+            self.recovery.persist_shut = shut;
+            self.recovery.backoff = 0;
+            self.arm_persist(now);
         }
     }
 
     pub(super) fn start_keepalive(&mut self, now: Instant) {
         match self.config.keepalive {
-            Some(k) if self.state.is_synchronized() => self.timers.set(Timer::Keepalive, now + k.idle),
+            Some(k) if self.state.is_synchronized() => self.timers.set(Timer::Keepalive, now + k.idle.max(SHORTEST)),
             _ => self.timers.clear(Timer::Keepalive),
         }
     }
@@ -189,7 +233,7 @@ impl Connection {
         let Some(k) = self.config.keepalive else { return };
         let idle = now.since(self.last_heard);
         if self.sent.outstanding() > 0 || self.has_unsent() {
-            return self.timers.set(Timer::Keepalive, now + k.idle);
+            return self.timers.set(Timer::Keepalive, now + k.idle.max(SHORTEST));
         }
         if idle < k.idle && self.probes == 0 {
             return self.timers.set(Timer::Keepalive, self.last_heard + k.idle);
@@ -204,7 +248,7 @@ impl Connection {
         }
         self.probes += 1;
         self.pending.probe = true;
-        self.timers.set(Timer::Keepalive, now + k.interval);
+        self.timers.set(Timer::Keepalive, now + k.interval.max(SHORTEST));
     }
 
     /// An orphan does not wait for ever for a FIN that may never come.

@@ -203,7 +203,8 @@ impl Connection {
     /// Size of the send buffer, in bytes.
     pub fn set_send_buffer(&mut self, bytes: usize) {
         self.config.send_buffer = bytes;
-        self.send_buf.set_capacity(bytes);
+        self.send_buf.set_capacity(bytes.max(1));
+        self.wake_writer();
     }
 
     /// Size of the receive buffer, in bytes. A window already offered is not taken back, and the

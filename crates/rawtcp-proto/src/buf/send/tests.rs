@@ -103,7 +103,8 @@ fn a_bulk_transfer_recycles_its_chunks_and_sends_in_few_slices() {
         if buffer.free() < 10_000 {
             let range = buffer.start()..buffer.start().add(65_536);
             assert!(buffer.slices(range).count() <= 3);
-            buffer.release_to(buffer.start().add(100_000));
+            // At most one chunk is let go at a time, and that one is kept: nothing depends on the allocator.
+            buffer.release_to(buffer.start().add(60_000));
         }
         pointers.extend(buffer.chunks.iter().map(|chunk| chunk.storage.as_slice().as_ptr()));
     }

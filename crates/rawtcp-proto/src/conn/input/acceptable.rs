@@ -1,6 +1,6 @@
 //! First: the sequence number, and timestamps (RFC 9293 §3.10.7.4; RFC 7323 §5).
 
-use super::Connection;
+use super::{Connection, State};
 use crate::error::DropReason;
 use crate::seq::Offset;
 use crate::time::{Duration, Instant};
@@ -14,6 +14,13 @@ impl Connection {
     pub(super) fn check_acceptable(&mut self, now: Instant, segment: &Segment<'_>) -> Result<Offset, DropReason> {
         let start = segment.header.seq.unwrap(self.rcv.irs, self.rcv.nxt);
         let is_reset = segment.header.flags.contains(Flags::RST);
+        if self.is_crossing_syn_ack(segment) {
+            return Ok(Offset(0));
+        }
+        // RFC 5961 §4.2: a SYN is challenged whatever its sequence number, so before it is looked at.
+        if !is_reset {
+            self.check_syn(now, segment)?;
+        }
         // RFC 7323 §5.3 R1: before the sequence number, and never for a RST.
         if !is_reset && self.is_older_than_recent(now, segment) {
             self.ack_now_limited(now, segment);
@@ -24,11 +31,21 @@ impl Connection {
             if !is_reset {
                 self.ack_now_limited(now, segment);
                 self.note_duplicate(segment);
+                self.echo_last_again(now, segment);
             }
             return Err(DropReason::OutOfWindow);
         };
-        self.update_ts_recent(now, segment, start);
         Ok(start)
+    }
+
+    /// The answer to our SYN in a simultaneous open (RFC 9293 §3.5, Figure 8): it begins at IRS, before the
+    /// window, but its ACK completes the handshake.
+    fn is_crossing_syn_ack(&self, segment: &Segment<'_>) -> bool {
+        self.state == State::SynReceived
+            && segment.header.flags.contains(Flags::SYN | Flags::ACK)
+            && !segment.header.flags.contains(Flags::RST)
+            && segment.header.seq == self.rcv.irs
+            && segment.header.ack == self.snd.wire(self.snd.nxt)
     }
 
     /// The four cases of RFC 9293 §3.10.7.4 Table 6.
@@ -39,11 +56,15 @@ impl Connection {
     /// [MUST-66].
     fn is_in_window(&self, start: Offset, segment: &Segment<'_>) -> bool {
         let end = start.add(u64::from(segment.seq_len()));
+        if segment.header.flags.contains(Flags::RST) {
+            // RFC 5961 §3.2: exactly RCV.NXT, or below the edge; a RST outside gets silence.
+            return start == self.rcv.nxt || (self.rcv.nxt < start && start < self.rcv.adv);
+        }
         if start == end {
             return self.rcv.nxt <= start && start <= self.rcv.adv;
         }
         if self.rcv.adv == self.rcv.nxt {
-            return start == self.rcv.nxt && segment.header.flags.contains(Flags::ACK);
+            return start <= self.rcv.nxt && end > self.rcv.nxt && segment.header.flags.contains(Flags::ACK);
         }
         start < self.rcv.adv && end > self.rcv.nxt
     }
@@ -58,14 +79,30 @@ impl Connection {
         age < 0 && now.since(self.rcv.ts_recent_at) < TS_RECENT_LIFETIME
     }
 
-    /// RFC 7323 §4.3 (2): a segment that spans Last.ACK.sent brings the timestamp to echo.
-    fn update_ts_recent(&mut self, now: Instant, segment: &Segment<'_>, start: Offset) {
+    /// RFC 7323 §4.3 (2): a segment that spans Last.ACK.sent brings the timestamp to echo. Only once its ACK
+    /// was believed: a forged timestamp would make PAWS drop all that is genuine.
+    pub(super) fn update_ts_recent(&mut self, now: Instant, segment: &Segment<'_>, start: Offset) {
         if let Some(ts) = segment.header.options.timestamps.filter(|_| self.negotiated.timestamps)
             && start <= self.rcv.last_ack_sent
-            && ts.value.wrapping_sub(self.rcv.ts_recent) as i32 >= 0
+            && !self.is_older_than_recent(now, segment)
         {
             self.rcv.ts_recent = ts.value;
             self.rcv.ts_recent_at = now;
+        }
+    }
+
+    /// The last segment once more: our ACK was lost. As Linux, its timestamp is echoed though it lies before
+    /// the window, or the peer measures the time since the first copy, and its RTO feeds on itself. Only with an
+    /// ACK that is believed: see [`update_ts_recent`](Self::update_ts_recent).
+    fn echo_last_again(&mut self, now: Instant, segment: &Segment<'_>) {
+        let start = segment.header.seq.unwrap(self.rcv.irs, self.rcv.nxt);
+        let ends_here = |start: &Offset| start.add(u64::from(segment.seq_len())) == self.rcv.nxt;
+        if let Some(start) = start.filter(ends_here)
+            && segment.seq_len() > 0
+            && segment.header.flags.contains(Flags::ACK)
+            && self.believable_ack(segment).is_some()
+        {
+            self.update_ts_recent(now, segment, start);
         }
     }
 

@@ -11,13 +11,11 @@ impl Connection {
         if !segment.header.flags.contains(Flags::ACK) {
             return Err(DropReason::NoAck);
         }
-        let ack = segment.header.ack.unwrap(self.snd.iss, self.snd.una);
         if self.state == State::SynReceived {
+            let ack = segment.header.ack.unwrap(self.snd.iss, self.snd.una);
             return self.check_ack_in_syn_received(now, segment, ack);
         }
-        // RFC 5961 §5 [MAY-12]: SND.UNA - MAX.SND.WND ≤ SEG.ACK ≤ SND.NXT.
-        let oldest = Offset(self.snd.una.0.saturating_sub(self.snd.max_wnd.max(1)));
-        let Some(ack) = ack.filter(|&ack| oldest <= ack && ack <= self.snd.nxt) else {
+        let Some(ack) = self.believable_ack(segment) else {
             self.challenge_ack(now);
             return Err(DropReason::AckNumber);
         };
@@ -28,6 +26,13 @@ impl Connection {
             self.after_ack(now);
         }
         Ok(())
+    }
+
+    /// RFC 5961 §5 [MAY-12]: SND.UNA - MAX.SND.WND ≤ SEG.ACK ≤ SND.NXT.
+    pub(super) fn believable_ack(&self, segment: &Segment<'_>) -> Option<Offset> {
+        let oldest = Offset(self.snd.una.0.saturating_sub(self.snd.max_wnd.max(1)));
+        let ack = segment.header.ack.unwrap(self.snd.iss, self.snd.una);
+        ack.filter(|&ack| oldest <= ack && ack <= self.snd.nxt)
     }
 
     /// RFC 9293 §3.10.7.4, fifth, SYN-RECEIVED: an unacceptable ACK is answered with a RST.
@@ -55,7 +60,9 @@ impl Connection {
         if !(self.snd.wl1 < seq || (self.snd.wl1 == seq && self.snd.wl2 <= ack)) {
             return false;
         }
-        let scale = self.negotiated.scales.map_or(crate::seq::WindowScale::NONE, |s| s.snd);
+        // RFC 7323 §2.2: never scaled in a segment with SYN.
+        let scaled = self.negotiated.scales.filter(|_| !segment.header.flags.contains(Flags::SYN));
+        let scale = scaled.map_or(crate::seq::WindowScale::NONE, |s| s.snd);
         let wnd = u64::from(scale.bytes(segment.header.window));
         let changed = wnd != self.snd.wnd;
         self.snd.wnd = wnd;
@@ -78,7 +85,11 @@ impl Connection {
                 _ => {}
             }
         }
-        if self.write_blocked && self.has_writer_room() {
+        self.wake_writer();
+    }
+
+    pub(in crate::conn) fn wake_writer(&mut self) {
+        if self.write_blocked && self.state.may_send() && self.has_writer_room() {
             self.write_blocked = false;
             self.events.insert(Events::WRITABLE);
         }

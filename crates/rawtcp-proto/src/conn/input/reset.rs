@@ -17,8 +17,6 @@ impl Connection {
             return Err(DropReason::RstSequence);
         }
         let reason = match self.state {
-            // A simultaneous open that is turned down (RFC 9293 §3.10.7.4 [MUST-11]).
-            State::SynReceived => CloseReason::Refused,
             // The peer's data was complete: reads still end in EOF, writes in EPIPE, as on Linux.
             State::CloseWait => CloseReason::ResetAfterEof,
             _ => CloseReason::Reset,

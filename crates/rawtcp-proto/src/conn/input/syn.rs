@@ -1,4 +1,4 @@
-//! Fourth: SYN on a connection that has had one (RFC 9293 §3.10.7.4, fourth; RFC 5961 §4).
+//! Fourth, but looked at with the first: SYN on a connection that has had one (RFC 9293 §3.10.7.4, fourth; RFC 5961 §4).
 
 use super::Connection;
 use crate::error::DropReason;

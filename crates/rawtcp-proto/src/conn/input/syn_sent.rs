@@ -31,7 +31,7 @@ impl Connection {
         }
         self.learn_from_syn(now, segment);
         if flags.contains(Flags::ACK) {
-            self.on_syn_acked(now);
+            self.on_syn_acked(now, segment);
             self.establish(now);
             self.ack.now();
         } else {
@@ -73,12 +73,12 @@ impl Connection {
         self.last_heard = now;
     }
 
-    fn on_syn_acked(&mut self, now: Instant) {
+    fn on_syn_acked(&mut self, now: Instant, segment: &Segment<'_>) {
         let outcome = self.sent.on_ack(Offset(1), now);
         self.snd.una = Offset(1);
-        if let Some(rtt) = outcome.rtt_sample() {
-            self.rtt.on_sample(rtt, now);
-        }
+        // A SYN that was sent again is measured by its timestamp (RFC 7323 §4).
+        self.sample_rtt(now, segment, &outcome);
         self.on_progress(now);
+        self.arm_rto(now); // the SYN's deadline is not that of the data behind it
     }
 }

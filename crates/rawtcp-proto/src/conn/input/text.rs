@@ -79,7 +79,7 @@ impl Connection {
 
     fn receive_out_of_order(&mut self, at: Offset, segment: &Segment<'_>, text: &[u8], fin: bool) {
         // RFC 9293 §3.10.7.4 [SHLD-31]: queued, within twice the receive buffer of memory.
-        let limit = self.config.recv_buffer.saturating_mul(2).saturating_sub(self.recv_buf.charged());
+        let limit = self.memory_limit().saturating_sub(self.recv_buf.charged());
         match self.assembler.insert(at, text, segment.owner, fin, MAX_RANGES, limit) {
             Inserted::Duplicate(range) if self.negotiated.sack => self.ack.duplicate = Some(range),
             _ => {}

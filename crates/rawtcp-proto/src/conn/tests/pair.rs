@@ -38,6 +38,10 @@ pub(crate) struct Pair {
     pub(crate) ends: [Connection; 2],
     pub(crate) wire: VecDeque<Packet>,
     pub(crate) delay: Duration,
+    /// Added to the delay of each packet: packets with different delays overtake each other.
+    pub(crate) jitter: Box<dyn FnMut() -> Duration>,
+    /// How many copies of each packet arrive.
+    pub(crate) copies: Box<dyn FnMut() -> usize>,
     pub(crate) limits: TxLimits,
     /// Called for every packet with its sender and running number: false loses it.
     pub(crate) pass: Pass,
@@ -66,6 +70,8 @@ impl Pair {
             ],
             wire: VecDeque::new(),
             delay: ms(10),
+            jitter: Box::new(|| Duration::ZERO),
+            copies: Box::new(|| 1),
             limits: TxLimits::ONE_SEGMENT,
             pass: Box::new(|_, _, _| true),
             sent: 0,
@@ -90,7 +96,11 @@ impl Pair {
             self.log.push((end, transmit.clone()));
             if (self.pass)(end, number, &transmit) {
                 let bytes = encode(&self.ends[end], &transmit);
-                self.wire.push_back(Packet { due: self.now + self.delay, from: end, bytes });
+                for _ in 0..(self.copies)() {
+                    let due = self.now + self.delay + (self.jitter)();
+                    let at = self.wire.partition_point(|packet| packet.due <= due);
+                    self.wire.insert(at, Packet { due, from: end, bytes: bytes.clone() });
+                }
             }
         }
         let events = self.ends[end].take_events();
