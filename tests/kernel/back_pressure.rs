@@ -1,6 +1,6 @@
 //! A peer that stops reading stops the writer, and nothing grows meanwhile.
 
-use crate::common::{Outcome, addr, receive, soon, stack};
+use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, receive, soon, stack};
 use crate::tests;
 use rawtcp_lab::topology::{Pair, SERVER_V4, SERVER_V6};
 use std::io;
@@ -73,7 +73,7 @@ fn writer_pends(ip: IpAddr) -> Outcome {
     });
     let written = client.join()?;
     assert_eq!(server.join()?, written);
-    Ok(())
+    assert_kernel_sent_no_reset(&pair.client)
 }
 
 /// One write of the pattern at `offset`.

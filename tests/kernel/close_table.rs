@@ -1,6 +1,6 @@
 //! How connections end, read from the peer's capture.
 
-use crate::common::{Outcome, addr, kernel_listener, of_port, receive, send, soon, stack};
+use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, kernel_listener, of_port, receive, send, soon, stack};
 use crate::tests;
 use rawtcp::net::TcpStream;
 use rawtcp_lab::capture::{Capture, TcpSegment};
@@ -48,6 +48,7 @@ where
     });
     ours.join()?;
     kernel.join()?;
+    assert_kernel_sent_no_reset(&pair.client)?;
     let recording = capture.stop()?;
     assert_eq!(recording.drops, 0, "the capture is complete");
     Ok(of_port(&recording, PORT))

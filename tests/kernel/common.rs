@@ -2,6 +2,7 @@
 
 use rawtcp::{Stack, StackBuilder};
 use rawtcp_lab::capture::{Recording, TcpSegment};
+use rawtcp_lab::netns::Namespace;
 use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -104,6 +105,17 @@ pub(crate) fn of_port(recording: &Recording, port: u16) -> Vec<TcpSegment> {
     recording.segments().into_iter().filter(|s| s.src.port() == port || s.dst.port() == port).collect()
 }
 
+/// The kernel of a namespace in which only rawtcp talks TCP has nothing to reset. Its own count of RSTs sent
+/// does not contain ours: they leave by raw sockets.
+pub(crate) fn assert_kernel_sent_no_reset(host: &Namespace) -> Outcome {
+    let text = host.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))?;
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_whitespace);
+    let (names, values) = (lines.next().ok_or("no names")?, lines.next().ok_or("no values")?);
+    let resets = names.zip(values).find(|(name, _)| *name == "OutRsts").ok_or("no OutRsts")?.1;
+    assert_eq!(resets, "0", "RSTs sent by the kernel of namespace {}", host.name());
+    Ok(())
+}
+
 /// This program again, in a role of its own.
 pub(crate) fn role(name: &str) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
@@ -117,6 +129,8 @@ pub(crate) fn play(role: &str) -> ExitCode {
     let result = match (words.next(), words.next()) {
         (Some("serve"), Some(at)) => crate::ownership::serve_for_ever(at),
         (Some("send-and-return"), Some(at)) => crate::ending::send_and_return(at),
+        (Some("reconnect"), Some(at)) => crate::churn::reconnect(at),
+        (Some("without-privilege"), Some(at)) => crate::errors::without_privilege(at),
         _ => Err(format!("no such role: {role}").into()),
     };
     match result {

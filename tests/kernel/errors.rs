@@ -1,6 +1,6 @@
 //! Connects that fail, with the errors that tokio's own give.
 
-use crate::common::{Outcome, addr, builder, soon, stack};
+use crate::common::{Outcome, addr, builder, role, soon, stack};
 use crate::tests;
 use rawtcp_lab::netns::Namespace;
 use rawtcp_lab::topology::{Pair, Routed, SERVER_V4, SERVER_V6};
@@ -17,6 +17,7 @@ tests!(
     bind_in_use_by_the_kernel,
     bind_in_use_by_ourselves,
     connect_to_multicast,
+    no_privilege,
 );
 
 fn look(error: &Error) -> (ErrorKind, Option<i32>) {
@@ -140,6 +141,30 @@ fn connect_to_multicast() -> Outcome {
     for ip in ["224.0.0.1", "255.255.255.255"] {
         let [kernel, ours] = both(&pair.client, addr(ip.parse()?, 4400))?;
         assert_eq!(look(&ours), look(&kernel), "{ip}");
+    }
+    Ok(())
+}
+
+/// The role of a child: drops CAP_NET_RAW and says what the first call answers.
+pub(crate) fn without_privilege(at: &str) -> Outcome {
+    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let error = runtime.block_on(rawtcp::net::TcpListener::bind(at)).expect_err("no privilege");
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    println!("{error}");
+    Ok(())
+}
+
+/// One error that names the capability, the commands, and the way without.
+fn no_privilege() -> Outcome {
+    let host = Namespace::new("host")?;
+    let output = host.output(&mut role("without-privilege 127.0.0.1:4400")?)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    for part in ["CAP_NET_RAW", "setcap cap_net_raw+ep", "unshare", "RAWTCP_DEVICE=loopback"] {
+        assert!(text.contains(part), "{part} is missing in: {text}");
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! 16 MiB each way, byte-exact, over links that lose, reorder, duplicate and corrupt.
 
-use crate::common::{Outcome, addr, kernel_listener, receive, send, soon, stack};
+use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, kernel_listener, receive, send, soon, stack};
 use crate::tests;
 use rawtcp_lab::emulator::EmulatorConfig;
 use rawtcp_lab::topology::{Emulated, SERVER_V4, SERVER_V6};
@@ -70,6 +70,7 @@ fn transfer(ip: IpAddr, link: LinkConfig) -> Outcome {
     });
     client.join()?;
     server.join()?;
+    assert_kernel_sent_no_reset(&net.client)?;
     let stats = net.emulator.stop()?;
     assert_eq!(stats.not_segmented, 0, "{stats}");
     let wanted = [

@@ -1,7 +1,9 @@
 //! Whose four-tuples are whose: the kernel's connections and listeners beside ours, ports after SIGKILL,
 //! and a host that is left as it was found.
 
-use crate::common::{Outcome, addr, kernel_listener, of_port, receive, role, send, soon, stack};
+use crate::common::{
+    Outcome, addr, assert_kernel_sent_no_reset, kernel_listener, of_port, receive, role, send, soon, stack,
+};
 use crate::tests;
 use rawtcp_lab::capture::Capture;
 use rawtcp_lab::netns::Namespace;
@@ -128,7 +130,7 @@ fn the_kernel_sends_no_reset() -> Outcome {
     let seen = of_port(&recording, PORT);
     assert!(seen.iter().filter(|s| s.flags.syn()).count() >= 10, "five handshakes were seen");
     assert!(seen.iter().all(|s| !s.flags.rst()), "nobody had a reason to reset");
-    Ok(())
+    assert_kernel_sent_no_reset(&pair.server)
 }
 
 /// The role of a child: our echo server, until it is killed.
@@ -186,6 +188,7 @@ fn picture(host: &Namespace) -> Result<String, Box<dyn std::error::Error + Send 
         "ip -4 route show cache",
         "ip -6 route show cache",
         "ip rule",
+        "nft list ruleset",
         "sysctl -a --pattern ^net\\.",
     ] {
         let mut split = words.split(' ');
@@ -250,8 +253,7 @@ fn forge(from: Ipv4Addr, to: Ipv4Addr, port: u16) -> std::io::Result<()> {
     let sum = message.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(*c.get(1).unwrap_or(&0))).sum::<u32>();
     let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
-    let socket =
-        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::ICMPV4))?;
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::ICMPV4))?;
     socket.send_to(&message, &addr(to.into(), 0).into())?;
     Ok(())
 }

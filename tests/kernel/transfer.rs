@@ -1,6 +1,6 @@
 //! Bytes both ways, IPv4 and IPv6, over `lo` and veth, whatever the offloads.
 
-use crate::common::{Outcome, addr, kernel_listener, receive, send, soon, stack};
+use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, kernel_listener, receive, send, soon, stack};
 use crate::tests;
 use rawtcp_io::ethtool::Feature;
 use rawtcp_lab::netns::Namespace;
@@ -94,7 +94,8 @@ fn lo_v6() -> Outcome {
 
 fn over_veth(pair: &Pair) -> Outcome {
     both_ways(&pair.server, SERVER_V4, &pair.client, CLIENT_V4)?;
-    both_ways(&pair.server, SERVER_V6, &pair.client, CLIENT_V6)
+    both_ways(&pair.server, SERVER_V6, &pair.client, CLIENT_V6)?;
+    assert_kernel_sent_no_reset(&pair.server)
 }
 
 fn veth_default_offloads() -> Outcome {
@@ -147,19 +148,20 @@ fn dual_stack_listener() -> Outcome {
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(peers)
     });
     is_ready.recv()?;
-    pair.client.spawn_tokio(|| async {
-        for ip in [SERVER_V4, SERVER_V6] {
-            let mut stream = tokio::net::TcpStream::connect(addr(ip, PORT)).await?;
-            let mut text = String::new();
-            soon("read", tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut text)).await?;
-            assert_eq!(text, "hello");
-        }
-        Outcome::Ok(())
-    })
-    .join()?;
+    pair.client
+        .spawn_tokio(|| async {
+            for ip in [SERVER_V4, SERVER_V6] {
+                let mut stream = tokio::net::TcpStream::connect(addr(ip, PORT)).await?;
+                let mut text = String::new();
+                soon("read", tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut text)).await?;
+                assert_eq!(text, "hello");
+            }
+            Outcome::Ok(())
+        })
+        .join()?;
     let IpAddr::V4(client) = CLIENT_V4 else { unreachable!("the client's first address is IPv4") };
     assert_eq!(server.join()?, [IpAddr::V6(client.to_ipv6_mapped()), CLIENT_V6]);
-    Ok(())
+    assert_kernel_sent_no_reset(&pair.server)
 }
 
 fn ourselves_over_lo() -> Outcome {
