@@ -34,7 +34,7 @@ enum Subcommands {
     /// SERVER6. The server is ended when the client is done; the client's exit status is the command's.
     ///
     /// Example: rawtcp-lab emulate --delay 10ms --loss 1% --server 'iperf3 -s' --client 'iperf3 -c $SERVER'
-    Emulate(Emulate),
+    Emulate(Box<Emulate>),
 }
 
 /// The link, the same in both directions.
