@@ -6,8 +6,11 @@
 //! algorithm offers its initial window; every call may change [`cwnd`](CongestionControl::cwnd), which
 //! is asked for again before anything is sent.
 
+pub mod cubic;
+mod hystart;
 pub mod reno;
 
+pub use cubic::Cubic;
 pub use reno::Reno;
 
 use crate::time::{Duration, Instant};
@@ -130,16 +133,19 @@ pub enum Algorithm {
     /// RFC 5681.
     #[default]
     Reno,
+    /// RFC 9438, with the slow start of RFC 9406.
+    Cubic,
 }
 
 impl Algorithm {
     /// Every algorithm that is built in.
-    pub const ALL: &'static [Algorithm] = &[Algorithm::Reno];
+    pub const ALL: &'static [Algorithm] = &[Algorithm::Reno, Algorithm::Cubic];
 
     /// The name: what `FromStr` reads and `Display` writes.
     pub const fn name(self) -> &'static str {
         match self {
             Algorithm::Reno => "reno",
+            Algorithm::Cubic => "cubic",
         }
     }
 
@@ -148,6 +154,7 @@ impl Algorithm {
     pub fn build(self, mss: u32, initial_window_segments: u32) -> Box<dyn CongestionControl> {
         match self {
             Algorithm::Reno => Box::new(Reno::new(mss, initial_window_segments)),
+            Algorithm::Cubic => Box::new(Cubic::new(mss, initial_window_segments)),
         }
     }
 }
@@ -194,15 +201,20 @@ mod tests {
             assert_eq!(algorithm.build(1460, 10).name(), algorithm.name());
         }
         assert_eq!("vegas".parse::<Algorithm>(), Err(UnknownAlgorithm));
-        assert_eq!(UnknownAlgorithm.to_string(), "unknown congestion control algorithm; there are: reno");
+        assert_eq!(UnknownAlgorithm.to_string(), "unknown congestion control algorithm; there are: reno, cubic");
     }
 
     #[test]
     fn state_survives_a_replacement() {
-        let mut old = Algorithm::Reno.build(1000, 10);
-        old.on_congestion(Congestion::Loss, &CongestionSample { in_flight: 10_000, mss: 1000, ..Default::default() });
-        let mut new = Algorithm::Reno.build(1000, 10);
-        new.import(old.export());
-        assert_eq!((new.cwnd(), new.ssthresh()), (5_000, 5_000));
+        for &(from, reduced) in &[(Algorithm::Reno, 5_000), (Algorithm::Cubic, 7_000)] {
+            for &to in Algorithm::ALL {
+                let mut old = from.build(1000, 10);
+                let sample = CongestionSample { in_flight: 10_000, mss: 1000, ..Default::default() };
+                old.on_congestion(Congestion::Loss, &sample);
+                let mut new = to.build(1000, 10);
+                new.import(old.export());
+                assert_eq!((new.cwnd(), new.ssthresh()), (reduced, reduced), "{from} to {to}");
+            }
+        }
     }
 }
