@@ -81,7 +81,7 @@ impl RttEstimator {
     ///
     /// RFC 6298 §2.3 with the lower bound on the variance term rather than on the sum, as Linux has it:
     /// on a long steady path RTTVAR goes to nothing, and a bound on the sum would let the timer run into
-    /// every delayed acknowledgment. This replaces the 1 s of §2.4 [SHOULD].
+    /// every delayed acknowledgment. This replaces the 1 s of §2.4, a SHOULD.
     pub fn rto(&self) -> Duration {
         let rto = match self.smoothed {
             None => self.initial_rto,
