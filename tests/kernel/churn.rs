@@ -15,6 +15,7 @@ tests!(
     ping_pong_with_ourselves_two_workers,
     ping_pong_with_the_kernel_one_worker,
     ping_pong_with_the_kernel_two_workers,
+    the_first_connection_of_many_stacks,
     connects_to_one_port_reuse_time_wait,
     connections_to_many_ports_share_guards,
 );
@@ -58,7 +59,7 @@ async fn ping(stack: Stack, to: SocketAddr) -> Outcome {
         let stream = soon("connect", stack.connect(to)).await?;
         soon("the exchange", one_byte_each_way(stream)).await?;
         let took = start.elapsed();
-        assert!(took < Duration::from_secs(1), "round {round} took {took:?}: a lost wakeup");
+        assert!(took < Duration::from_secs(1), "round {round} took {took:?}: a lost wakeup; {:?}", stack.stats());
     }
     Ok(())
 }
@@ -84,6 +85,33 @@ fn with_ourselves(workers: usize) -> Outcome {
 }
 
 fn with_the_kernel(workers: usize) -> Outcome {
+    against_the_kernel(workers, || async { tokio::spawn(ping(patient_stack()?, addr(SERVER_V4, PORT))).await? })
+}
+
+/// A stack is most fragile when it is new: filters are attached, devices registered, the driver spawned, and the
+/// first answer is already on its way.
+fn the_first_connection_of_many_stacks() -> Outcome {
+    against_the_kernel(2, || async {
+        for round in 0..300 {
+            let stack = patient_stack()?;
+            let start = Instant::now();
+            let connected = tokio::spawn({
+                let stack = stack.clone();
+                async move { one_byte_each_way(stack.connect(addr(SERVER_V4, PORT)).await?).await }
+            });
+            soon("the exchange", connected).await??;
+            let took = start.elapsed();
+            assert!(took < Duration::from_secs(1), "stack {round} took {took:?}: a lost wakeup; {:?}", stack.stats());
+            stack.close().await;
+        }
+        Ok(())
+    })
+}
+
+fn against_the_kernel<F>(workers: usize, client: impl FnOnce() -> F + Send + 'static) -> Outcome
+where
+    F: Future<Output = Outcome>,
+{
     let pair = Pair::new()?;
     let (ready, is_ready) = std::sync::mpsc::channel();
     let (done, is_done) = tokio::sync::oneshot::channel::<()>();
@@ -102,9 +130,7 @@ fn with_the_kernel(workers: usize) -> Outcome {
         }
     });
     is_ready.recv()?;
-    let client: Task<Outcome> = pair
-        .client
-        .spawn_tokio_threads(workers, || async { tokio::spawn(ping(patient_stack()?, addr(SERVER_V4, PORT))).await? });
+    let client: Task<Outcome> = pair.client.spawn_tokio_threads(workers, client);
     let result = client.join();
     let _ = done.send(());
     server.join()?;

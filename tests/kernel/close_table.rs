@@ -4,8 +4,11 @@ use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, kernel_listener,
 use crate::tests;
 use rawtcp::net::TcpStream;
 use rawtcp_lab::capture::{Capture, TcpSegment};
-use rawtcp_lab::topology::{CLIENT_V4, INTERFACE, Pair, SERVER_V4};
+use rawtcp_lab::emulator::EmulatorConfig;
+use rawtcp_lab::topology::{CLIENT_V4, Emulated, INTERFACE, Pair, SERVER_V4};
+use rawtcp_sim::{LinkConfig, Loss};
 use std::io::ErrorKind;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 tests!(
@@ -16,6 +19,9 @@ tests!(
     reset_of_the_peer_is_an_error_not_an_end,
     data_after_close_is_reset,
     server_side_drop_sends_fin,
+    closes_survive_loss_we_first,
+    closes_survive_loss_the_kernel_first,
+    closes_survive_loss_both_at_once,
 );
 
 const PORT: u16 = 4300;
@@ -204,4 +210,91 @@ fn server_side_drop_sends_fin() -> Outcome {
     });
     client.join()?;
     server.join()
+}
+
+/// Who closes first, on a link that loses a fifth of everything: FINs, their ACKs, and the last of them.
+#[derive(Clone, Copy, PartialEq)]
+enum First {
+    We,
+    TheKernel,
+    Both,
+}
+
+fn closes_survive_loss_we_first() -> Outcome {
+    closes_survive_loss(First::We)
+}
+
+fn closes_survive_loss_the_kernel_first() -> Outcome {
+    closes_survive_loss(First::TheKernel)
+}
+
+fn closes_survive_loss_both_at_once() -> Outcome {
+    closes_survive_loss(First::Both)
+}
+
+/// Every stream reads the other's bytes and its end, and no connection stays behind in a closing state: neither in
+/// our stack nor in the kernel.
+fn closes_survive_loss(first: First) -> Outcome {
+    const CONNECTIONS: usize = 60;
+    let clean = LinkConfig::default().with_delay(Duration::from_millis(2));
+    let net = Emulated::new(EmulatorConfig::symmetric(clean, 99))?;
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let (all_open, may_close) = tokio::sync::watch::channel(false);
+    let kernel_may_close = may_close.clone();
+    let kernel = net.server.spawn_tokio(move || async move {
+        let listener = kernel_listener(addr(SERVER_V4, PORT)).await?;
+        ready.send(())?;
+        let mut tasks = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let (stream, _) = soon("accept", listener.accept()).await?;
+            tasks.push(part(stream, first != First::We, kernel_may_close.clone()));
+        }
+        futures::future::try_join_all(tasks).await.map(drop)
+    });
+    is_ready.recv()?;
+    let link = &net.emulator;
+    let (opened, are_open) = std::sync::mpsc::channel();
+    let ours = net.client.spawn_tokio(move || async move {
+        let stack = stack()?;
+        let connects = (0..CONNECTIONS).map(|_| stack.connect(addr(SERVER_V4, PORT)));
+        let streams = futures::future::try_join_all(connects).await?;
+        opened.send(())?;
+        let parts = streams.into_iter().map(|stream| part(stream, first != First::TheKernel, may_close.clone()));
+        soon("the closes", futures::future::try_join_all(parts)).await?;
+        // What dropped streams left behind ends by itself.
+        soon("the last acknowledgments", async {
+            while stack.stats().connections > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        stack.close().await;
+        Outcome::Ok(())
+    });
+    are_open.recv()?;
+    let lossy = clean.with_loss(Loss::Uniform(0.2));
+    link.set_links(lossy, lossy);
+    all_open.send(true)?;
+    ours.join()?;
+    kernel.join()?;
+    let stats = net.emulator.stop()?;
+    assert!(stats.a_to_b.lost > 20 && stats.b_to_a.lost > 20, "{stats}");
+    Ok(())
+}
+
+/// One end of a close: `first` shuts down before it reads, the other behind the end.
+async fn part<S>(mut stream: S, first: bool, mut may_close: tokio::sync::watch::Receiver<bool>) -> Outcome
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    may_close.wait_for(|&all_open| all_open).await?;
+    send(&mut stream, 3000).await?;
+    if first {
+        stream.shutdown().await?;
+    }
+    assert_eq!(soon("the end", receive(&mut stream)).await?, 3000);
+    if !first {
+        stream.shutdown().await?;
+    }
+    Ok(())
 }

@@ -4,10 +4,13 @@ use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use futures::TryStreamExt;
 use rawtcp_io::ethtool::{self, Feature};
 use rtnetlink::packet_route::address::AddressHeaderFlags;
-use rtnetlink::packet_route::link::{InfoData, InfoVeth};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, State};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
@@ -39,6 +42,8 @@ pub fn veth(a: &Namespace, a_name: &str, b: &Namespace, b_name: &str) -> io::Res
         .map_err(|error| context(error, format_args!("can not make veth {a_name}")))?;
     b.set_link_up(b_name, true)?;
     a.set_link_up(a_name, true)?;
+    b.wait_until_running(b_name)?;
+    a.wait_until_running(a_name)?;
     Ok((a_mac, b_mac))
 }
 
@@ -55,6 +60,26 @@ impl Namespace {
         let link = if up { link.up() } else { link.down() };
         self.netlink(async |handle| handle.link().set(link.build()).execute().await)
             .map_err(|error| context(error, format_args!("can not switch {interface}")))
+    }
+
+    /// Waits until an interface that was switched on carries packets. The kernel gives a new one its queue up to a
+    /// second later, and drops without a word what is sent before.
+    fn wait_until_running(&self, interface: &str) -> io::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let is_running = || {
+            self.netlink(async |handle| {
+                let link = handle.link().get().match_name(interface.to_owned()).execute().try_next().await?;
+                let is_up = |attribute: &LinkAttribute| *attribute == LinkAttribute::OperState(State::Up);
+                Ok(link.is_some_and(|link| link.attributes.iter().any(is_up)))
+            })
+        };
+        while !is_running()? {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{interface} does not come up")));
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
     }
 
     /// Sets the MTU of an interface.
