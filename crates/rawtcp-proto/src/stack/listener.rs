@@ -2,8 +2,8 @@
 
 use super::demux::Entry;
 use super::reset::check_addresses;
-use super::syn_queue::HalfOpen;
-use super::{Disposition, Reply, Stack};
+use super::syn_queue::{HalfOpen, Ours};
+use super::{Disposition, MtuOf, Reply, Stack, SynCookies};
 use crate::config::ConnConfig;
 use crate::error::DropReason;
 use crate::seq::SeqNum;
@@ -29,8 +29,8 @@ pub struct ListenConfig {
     pub shared: bool,
     /// Half-open connections of this listener, in this shard; `usize::MAX`: only the stack's own bound.
     pub max_half_open: usize,
-    /// The MTU to announce a segment size for: the device's, as the peer's path is unknown. Bytes of
-    /// IP packet.
+    /// The MTU to announce a segment size for where the peer's path is unknown: the device's. Bytes of
+    /// IP packet. [`Stack::on_segment_with_mtu`] asks for each peer's instead.
     pub mtu: u32,
     /// The settings of the connections.
     pub conn: Arc<ConnConfig>,
@@ -118,6 +118,7 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
         tuple: &FourTuple,
         id: ListenerId,
         seg: &Segment<'_>,
+        mtu_of: &mut MtuOf<'_>,
     ) -> Result<Disposition<C, L>, DropReason> {
         check_addresses(tuple)?;
         let flags = seg.header.flags;
@@ -125,8 +126,11 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
         if flags.contains(Flags::RST) {
             return Err(DropReason::NoConnection);
         }
-        // RFC 9293 §3.10.7.2, second: <SEQ=SEG.ACK><CTL=RST>.
+        // RFC 9293 §3.10.7.2, second: <SEQ=SEG.ACK><CTL=RST>, unless it ends a handshake that left no trace.
         if flags.contains(Flags::ACK) {
+            if let Some(cookie) = self.find_cookie(now, tuple, seg) {
+                return self.accept_cookie(now, tuple, id, seg, cookie, mtu_of);
+            }
             if self.listeners.get(id).is_some_and(|l| l.config.shared) {
                 return Ok(Disposition::Unclaimed);
             }
@@ -140,8 +144,26 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
         if tuple.local == tuple.remote {
             return Err(DropReason::Address);
         }
-        let iss = self.isn(now, tuple);
-        self.open(now, tuple, id, seg, iss).map(Disposition::Reply)
+        let reply = if self.wants_cookie(id) {
+            self.send_cookie(now, tuple, id, seg, mtu_of)
+        } else {
+            let iss = self.isn(now, tuple);
+            self.open(now, tuple, id, seg, iss, mtu_of)
+        };
+        reply.map(Disposition::Reply)
+    }
+
+    fn wants_cookie(&self, id: ListenerId) -> bool {
+        match self.config.syn_cookies {
+            SynCookies::Never => false,
+            SynCookies::WhenFull => self.is_syn_queue_full(id),
+            SynCookies::Always => true,
+        }
+    }
+
+    fn is_syn_queue_full(&self, id: ListenerId) -> bool {
+        let full = |listener: &Listener<L>| listener.half_open >= listener.config.max_half_open;
+        self.half_open.len() >= self.config.max_half_open || self.listeners.get(id).is_some_and(full)
     }
 
     /// RFC 9293 §3.10.7.2, third: a SYN becomes a half-open record and a SYN-ACK.
@@ -152,17 +174,18 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
         id: ListenerId,
         seg: &Segment<'_>,
         iss: SeqNum,
+        mtu_of: &mut MtuOf<'_>,
     ) -> Result<Reply, DropReason> {
         let listener = self.listeners.get(id).ok_or(DropReason::NoConnection)?;
         // As Linux: a handshake that could not be accepted is better begun later.
         if !listener.handle.has_room() {
             return Err(DropReason::AcceptQueueFull);
         }
-        if listener.half_open >= listener.config.max_half_open || self.half_open.len() >= self.config.max_half_open {
+        if self.is_syn_queue_full(id) {
             return Err(DropReason::SynQueueFull);
         }
-        let ts_offset = self.ts_offset(tuple);
-        let half = HalfOpen::new(now, tuple, seg, id, &listener.config, iss, ts_offset);
+        let ours = Ours { iss, ts_offset: self.ts_offset(tuple), mtu: mtu_of(tuple, listener.config.mtu) };
+        let half = HalfOpen::new(now, tuple, &seg.header, id, &listener.config, ours);
         let reply = half.syn_ack(now, tuple, &listener.config.conn);
         let deadline = now + half.rto(&listener.config.conn);
         self.vacate(tuple);

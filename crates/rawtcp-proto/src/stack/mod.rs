@@ -6,15 +6,17 @@
 //! * CLOSED: RFC 9293 §3.10.7.1 ([`Stack::reset_for`]), at a limited rate (RFC 5961 §7);
 //! * LISTEN: §3.10.7.2;
 //! * SYN-RECEIVED after a passive open: §3.10.7.4 and its SYN-ACK timer, §3.10.8, on records of about
-//!   a hundred bytes (RFC 4987 §3.5), with RFC 5961 and PAWS (RFC 7323 §5);
+//!   a hundred bytes (RFC 4987 §3.5), with RFC 5961 and PAWS (RFC 7323 §5); when there are too many, by
+//!   SYN cookies (RFC 4987 §3.6, [`SynCookies`]);
 //! * TIME-WAIT: §3.10.7.4 with RFC 1337 and RFC 6191.
 //!
 //! After any call that takes `now` or a tuple, [`poll_timeout`](Stack::poll_timeout) may have changed.
 //! Nothing that a peer does makes the stack hold more than [`StackConfig`] says.
 //!
 //! Not here: data and FIN in a SYN are not kept (the peer sends them again; RFC 9293 §3.10.7.2 would
-//! queue them); SYN cookies (RFC 4987 §3.6); TCP Fast Open (RFC 7413).
+//! queue them); TCP Fast Open (RFC 7413).
 
+mod cookies;
 mod demux;
 mod isn;
 mod listener;
@@ -26,6 +28,7 @@ mod time_wait;
 #[cfg(test)]
 mod tests;
 
+pub use cookies::SynCookies;
 pub use demux::TupleHasher;
 pub use listener::{AcceptQueue, ListenConfig};
 pub use ports::PortChooser;
@@ -38,6 +41,7 @@ use crate::error::DropReason;
 use crate::seq::{SeqNum, WireWindow};
 use crate::time::{Duration, Instant};
 use crate::wire::{Flags, FourTuple, IcmpError, Options, Segment, TcpHeader, Timestamps};
+use cookies::Cookies;
 use demux::{Entry, Records, Slot, Table};
 use isn::Secrets;
 use listener::Listeners;
@@ -51,13 +55,15 @@ pub struct StackConfig {
     /// Half-open records in this shard, all listeners together. Default 4096: under 1 MiB, and at the
     /// 63 s that a record may last, room for 65 lost handshakes a second.
     pub max_half_open: usize,
+    /// When a SYN is answered with a cookie. Default when there is no room for a record, as Linux.
+    pub syn_cookies: SynCookies,
     /// TIME-WAIT records in this shard; beyond it the oldest goes. Default 65,536: under 20 MiB, and
     /// 1,000 closed connections a second over 60 s.
     pub max_time_wait: usize,
     /// How many resets may answer what belongs to nothing. Default 1,000 at once and 1,000 a second:
     /// a scan of all ports is answered in about a minute, and a flood costs little to ignore.
     pub resets: Rate,
-    /// How many challenge and duplicate ACKs one half-open or TIME-WAIT record sends (RFC 5961 §7).
+    /// How many answers to duplicates one half-open or TIME-WAIT record sends (RFC 5961 §7).
     /// Default one every 500 ms, as Linux, after 4 at once. Per record: a limit that connections
     /// shared would tell one peer about another's.
     pub challenge_acks: Rate,
@@ -77,6 +83,7 @@ impl Default for StackConfig {
     fn default() -> Self {
         StackConfig {
             max_half_open: 4096,
+            syn_cookies: SynCookies::WhenFull,
             max_time_wait: 65_536,
             resets: Rate { interval: Duration::from_millis(1), burst: 1000 },
             challenge_acks: Rate { interval: Duration::from_millis(500), burst: 4 },
@@ -92,6 +99,9 @@ impl Default for StackConfig {
 /// its devices when a thousand records expire together.
 const TIMERS_PER_CALL: usize = 256;
 
+/// The MTU towards a peer, given the listener's. Bytes of IP packet.
+type MtuOf<'a> = dyn FnMut(&FourTuple, u32) -> u32 + 'a;
+
 /// What is to be done with a segment.
 #[derive(Debug)]
 pub enum Disposition<C, L> {
@@ -103,7 +113,7 @@ pub enum Disposition<C, L> {
     Done,
     /// Nothing is to be sent, for this reason; already counted in [`Counters::drops`].
     Drop(DropReason),
-    /// The handshake is complete and the half-open record gone. The caller makes a handle,
+    /// The handshake is complete and the half-open record, if there was one, gone. The caller makes a handle,
     /// [`insert`](Stack::insert)s it, gives the connection this same segment and queues it for
     /// `accept`, in this order.
     Accept {
@@ -157,6 +167,12 @@ pub struct Counters {
     pub syn_acks_retransmitted: u64,
     /// Handshakes completed.
     pub accepted: u64,
+    /// SYN-ACKs whose sequence number is a cookie.
+    pub cookies_sent: u64,
+    /// Handshakes completed by a cookie.
+    pub cookies_accepted: u64,
+    /// ACKs to a listener, while cookies were about, that brought none back or one that is not good.
+    pub cookies_rejected: u64,
     /// Half-open records given up after the last retransmission.
     pub half_open_expired: u64,
     /// TIME-WAIT records taken by a new connection (RFC 6191, or a higher sequence number).
@@ -186,6 +202,7 @@ pub struct Stack<C, L> {
     secrets: Secrets,
     table: Table<C>,
     listeners: Listeners<L>,
+    cookies: Cookies,
     half_open: Records<HalfOpen>,
     time_wait: Records<Waiting>,
     /// TIME-WAIT records that went outside `on_timeout`, which is where `freed` hears of them.
@@ -209,6 +226,7 @@ impl<C, L> Stack<C, L> {
             secrets: Secrets::new(&seed),
             table: Table::new(&seed),
             listeners: Listeners::new(),
+            cookies: Cookies::new(&seed),
             half_open: Records::new(),
             time_wait: Records::new(),
             released: Vec::new(),
@@ -220,6 +238,9 @@ impl<C, L> Stack<C, L> {
                 syn_acks: 0,
                 syn_acks_retransmitted: 0,
                 accepted: 0,
+                cookies_sent: 0,
+                cookies_accepted: 0,
+                cookies_rejected: 0,
                 half_open_expired: 0,
                 time_wait_reused: 0,
                 time_wait_evicted: 0,
@@ -380,12 +401,38 @@ impl<C, L> Stack<C, L> {
 impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
     /// Finds what a segment belongs to, and acts for what is not a connection.
     pub fn on_segment(&mut self, now: Instant, tuple: &FourTuple, seg: &Segment<'_>) -> Disposition<C, L> {
+        self.dispatch(now, tuple, seg, &mut |_, listener| listener)
+    }
+
+    /// As [`on_segment`](Self::on_segment); handshakes with a peer go by the MTU that `mtu_of` tells for it,
+    /// in bytes of IP packet, instead of [`ListenConfig::mtu`]: the MSS that is announced, and the
+    /// [`Path`](crate::Path) of the connection.
+    ///
+    /// It is asked once for a SYN that is answered, unless that came before, and once for a cookie that comes
+    /// back. It may be asked for any address of which somebody sends a SYN, and must be quick.
+    pub fn on_segment_with_mtu(
+        &mut self,
+        now: Instant,
+        tuple: &FourTuple,
+        seg: &Segment<'_>,
+        mut mtu_of: impl FnMut(&FourTuple) -> u32,
+    ) -> Disposition<C, L> {
+        self.dispatch(now, tuple, seg, &mut |tuple, _| mtu_of(tuple))
+    }
+
+    fn dispatch(
+        &mut self,
+        now: Instant,
+        tuple: &FourTuple,
+        seg: &Segment<'_>,
+        mtu_of: &mut MtuOf<'_>,
+    ) -> Disposition<C, L> {
         let result = match self.table.get(tuple) {
             Some(Entry::Conn(c)) => return Disposition::Connection(c.clone()),
-            Some(&Entry::Half(slot)) => self.in_syn_received(now, tuple, slot, seg),
-            Some(&Entry::TimeWait(slot)) => self.in_time_wait(now, tuple, slot, seg),
+            Some(&Entry::Half(slot)) => self.in_syn_received(now, tuple, slot, seg, mtu_of),
+            Some(&Entry::TimeWait(slot)) => self.in_time_wait(now, tuple, slot, seg, mtu_of),
             None => match self.listeners.find(&tuple.local) {
-                Some(id) => self.in_listen(now, tuple, id, seg),
+                Some(id) => self.in_listen(now, tuple, id, seg, mtu_of),
                 None => Ok(Disposition::Unclaimed),
             },
         };

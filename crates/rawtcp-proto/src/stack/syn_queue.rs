@@ -6,7 +6,7 @@ use super::demux::Slot;
 use super::isn::timestamp;
 use super::listener::{ListenConfig, ListenerId};
 use super::reset::{Budget, reset_header};
-use super::{AcceptQueue, Disposition, Reply, Stack, acceptable, ack_header};
+use super::{AcceptQueue, Disposition, MtuOf, Reply, Stack, acceptable, ack_header};
 use crate::config::ConnConfig;
 use crate::conn::Connection;
 use crate::error::DropReason;
@@ -35,7 +35,7 @@ pub struct HalfOpen {
     pub(crate) sack: bool,
     /// Whether both sides asked for ECN.
     pub(crate) ecn: bool,
-    /// SYN-ACKs sent after the first, for whatever reason: none makes an RTT sample certain (Karn).
+    /// SYN-ACKs sent after the first, for whatever reason: with any, no RTT sample is certain (Karn).
     pub(crate) retransmits: u8,
     /// When the last SYN-ACK was sent.
     pub(crate) synack_sent_at: Instant,
@@ -50,10 +50,19 @@ pub struct HalfOpen {
 // RFC 4987 §3.5: small records are what makes a flood of SYNs bearable.
 const _: () = assert!(size_of::<HalfOpen>() <= 128);
 
+/// What this side brings to a new half-open connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ours {
+    pub(super) iss: SeqNum,
+    pub(super) ts_offset: u32,
+    /// Bytes of IP packet, towards this peer.
+    pub(super) mtu: u32,
+}
+
 /// What a segment means to a half-open connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The peer's SYN again: so is our SYN-ACK.
+    /// The peer's SYN again: so is our SYN-ACK, at a limited rate.
     SynAck,
     /// Answered with an ACK, at a limited rate.
     Challenge,
@@ -72,35 +81,42 @@ impl HalfOpen {
     pub(super) fn new(
         now: Instant,
         tuple: &FourTuple,
-        seg: &Segment<'_>,
+        syn: &TcpHeader,
         listener: ListenerId,
         config: &ListenConfig,
-        iss: SeqNum,
-        ts_offset: u32,
+        ours: Ours,
     ) -> Self {
-        let (conn, options) = (&config.conn, &seg.header.options);
+        let (conn, options) = (&config.conn, &syn.options);
         // RFC 7323 §2.2: scaling is on only if both SYNs carry the option.
         let peer_wscale = options.window_scale.filter(|_| conn.window_scaling).map(WindowScale::new);
         HalfOpen {
-            irs: seg.header.seq,
-            iss,
+            irs: syn.seq,
+            iss: ours.iss,
             peer_mss: options.mss,
-            our_mss: conn.mss_for(config.mtu, tuple.is_v6()),
+            our_mss: conn.mss_for(ours.mtu, tuple.is_v6()),
             peer_wscale,
             our_wscale: peer_wscale.map_or(WindowScale::NONE, |_| conn.scale_to_offer()),
-            peer_window: u32::from(seg.header.window.0),
+            peer_window: u32::from(syn.window.0),
             timestamps: options.timestamps.filter(|_| conn.timestamps).map(|ts| ts.value),
-            ts_offset,
+            ts_offset: ours.ts_offset,
             sack: conn.sack && options.sack_permitted,
             // No setting asks for it yet: an ECN-setup SYN is answered as any other (RFC 3168 §6.1.1).
             ecn: false,
             retransmits: 0,
             synack_sent_at: now,
-            mtu: config.mtu,
+            mtu: ours.mtu,
             timeouts: 0,
             challenges: Budget::default(),
             listener,
         }
+    }
+
+    /// Agrees to none of the options that a cookie without timestamps cannot keep.
+    pub(super) fn forget_options(&mut self) {
+        self.peer_wscale = None;
+        self.our_wscale = WindowScale::NONE;
+        self.sack = false;
+        self.ecn = false;
     }
 
     /// RCV.WND: as many bytes as the SYN-ACK, which is never scaled, can offer (RFC 7323 §2.2).
@@ -198,6 +214,11 @@ impl HalfOpen {
     }
 }
 
+/// How often the SYN-ACK is sent again, as far as a record can count.
+fn retries_of(config: &ConnConfig) -> u8 {
+    u8::try_from(config.synack_retries).unwrap_or(u8::MAX)
+}
+
 impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
     /// RFC 9293 §3.10.7.4 for a half-open record.
     pub(super) fn in_syn_received(
@@ -206,6 +227,7 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
         tuple: &FourTuple,
         slot: Slot,
         seg: &Segment<'_>,
+        mtu_of: &mut MtuOf<'_>,
     ) -> Result<Disposition<C, L>, DropReason> {
         let record = self.half_open.get_mut(slot).ok_or(DropReason::NoConnection)?;
         let half = &mut record.value;
@@ -213,6 +235,10 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
         let conn = &listener.config.conn;
         match half.judge(half.our_window(conn), seg) {
             Verdict::SynAck => {
+                // The timer sends it as well, so a limit costs an honest peer nothing.
+                if !half.challenges.take(now, self.config.challenge_acks) {
+                    return Err(DropReason::RateLimited);
+                }
                 // RFC 7323 §4.3 (2): the SYN is left of Last.ACK.sent and not older than TS.Recent.
                 if let (Some(recent), Some(ts)) = (&mut half.timestamps, seg.header.options.timestamps) {
                     *recent = ts.value;
@@ -231,6 +257,11 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
                 Ok(Disposition::Reply(half.challenge(now, tuple, conn)))
             }
             Verdict::Reset => {
+                // The first SYN may have got a cookie, before there was room for a record.
+                if let Some(cookie) = self.cookies.read(now, &self.secrets, tuple, &seg.header) {
+                    let id = half.listener;
+                    return self.accept_cookie(now, tuple, id, seg, cookie, mtu_of);
+                }
                 if !self.resets.take(now, self.config.resets) {
                     return Err(DropReason::RateLimited);
                 }
@@ -263,7 +294,7 @@ impl<C, L> Stack<C, L> {
         let record = self.half_open.get_mut(slot)?;
         let (tuple, half) = (record.tuple, &mut record.value);
         let conn = match self.listeners.get(half.listener) {
-            Some(listener) if u32::from(half.timeouts) < listener.config.conn.synack_retries => &listener.config.conn,
+            Some(listener) if half.timeouts < retries_of(&listener.config.conn) => &listener.config.conn,
             _ => {
                 self.vacate(&tuple);
                 self.counters.half_open_expired += 1;

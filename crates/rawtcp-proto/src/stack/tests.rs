@@ -1,5 +1,7 @@
 //! The stack as its caller sees it: segments in, dispositions out.
 
+mod cookies;
+mod handshakes;
 mod syn_received;
 mod time_wait;
 
@@ -247,11 +249,11 @@ fn on_a_shared_port_an_ack_may_be_the_kernels() {
 fn options_are_answered_only_if_offered_and_wanted() {
     let on = ConnConfig { traffic_class: 0x2b, ttl: 33, ..ConnConfig::default() };
     let off = ConnConfig { window_scaling: false, timestamps: false, sack: false, ..on.clone() };
-    let small = ConnConfig { recv_buffer: 20_000, ..on.clone() };
+    let small = ConnConfig { recv_buffer: 20_000, recv_buffer_max: 0, ..on.clone() };
     let ts = Some(7777);
     // (our settings, the SYN, window, window scale, SACK, TSecr)
     let table = [
-        (&on, full_syn(1, 7777), 65_535, Some(5), true, ts),
+        (&on, full_syn(1, 7777), 65_535, Some(7), true, ts),
         (&on, header(S, 1, 0), 65_535, None, false, None),
         (&off, full_syn(1, 7777), 65_535, None, false, None),
         (&small, full_syn(1, 7777), 20_000, Some(0), true, ts),
@@ -409,11 +411,23 @@ fn accepts(flags: Flags, seq: u32, data: &str) -> bool {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Segment { port: u16, flags: u8, seq: u32, ack: u32, ts: Option<u32> },
+    Segment {
+        port: u16,
+        flags: u8,
+        seq: u32,
+        ack: u32,
+        ts: Option<u32>,
+    },
+    /// The right answer to whatever was sent last.
+    Answer,
     Wait(u64),
     Insert(u16),
     Remove(u16),
-    TimeWait { port: u16, rcv_nxt: u32, ts: Option<u32> },
+    TimeWait {
+        port: u16,
+        rcv_nxt: u32,
+        ts: Option<u32>,
+    },
     Claim(u16),
     Listen,
     Unlisten,
@@ -426,6 +440,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => (port.clone(), 0u8..32, 0u32..5, 0u32..3, ts.clone())
             .prop_map(|(port, flags, seq, ack, ts)| Op::Segment { port, flags, seq, ack, ts }),
+        3 => Just(Op::Answer),
         3 => (0u64..20_000).prop_map(Op::Wait),
         2 => port.clone().prop_map(Op::Insert),
         2 => port.clone().prop_map(Op::Remove),
@@ -441,8 +456,12 @@ proptest! {
     /// Whatever happens: entries and records agree, bounds hold, every TIME-WAIT record that went in
     /// comes out once, and in the end nothing is left but what the caller keeps.
     #[test]
-    fn the_books_balance(ops in proptest::collection::vec(op(), 1..150)) {
-        let mut host = Host::listening(StackConfig { max_half_open: 3, max_time_wait: 3, ..StackConfig::default() });
+    fn the_books_balance(
+        ops in proptest::collection::vec(op(), 1..150),
+        syn_cookies in prop_oneof![Just(SynCookies::Never), Just(SynCookies::WhenFull), Just(SynCookies::Always)],
+    ) {
+        let bounds = StackConfig { max_half_open: 3, max_time_wait: 3, ..StackConfig::default() };
+        let mut host = Host::listening(StackConfig { syn_cookies, ..bounds });
         let (mut waited, mut freed) = (0, 0);
         for op in ops {
             match op {
@@ -452,6 +471,12 @@ proptest! {
                     header.options.timestamps = ts.map(|value| Timestamps { value, echo: 0 });
                     if host.send(&tuple(port), header, b"") == Accepts {
                         host.stack.insert(tuple(port), 0);
+                    }
+                }
+                Op::Answer => {
+                    let Some(Reply { tuple, header: last, .. }) = host.last else { continue };
+                    if host.send(&tuple, header(A, last.ack.0, last.seq.0.wrapping_add(1)), b"") == Accepts {
+                        host.stack.insert(tuple, 0);
                     }
                 }
                 Op::Wait(ms) => host.now = host.now + Duration::from_millis(ms),

@@ -3,7 +3,7 @@
 use super::demux::{Entry, Slot};
 use super::isn::timestamp;
 use super::reset::Budget;
-use super::{AcceptQueue, Claim, Disposition, Reply, Stack, StackConfig, acceptable, ack_header};
+use super::{AcceptQueue, Claim, Disposition, MtuOf, Reply, Stack, StackConfig, acceptable, ack_header};
 use crate::error::DropReason;
 use crate::seq::{SeqNum, WireWindow};
 use crate::time::Instant;
@@ -164,6 +164,7 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
         tuple: &FourTuple,
         slot: Slot,
         seg: &Segment<'_>,
+        mtu_of: &mut MtuOf<'_>,
     ) -> Result<Disposition<C, L>, DropReason> {
         let record = self.time_wait.get_mut(slot).ok_or(DropReason::NoConnection)?;
         let waiting = &mut record.value;
@@ -188,7 +189,8 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
                 // As Linux: without a listener it is only an unexpected SYN.
                 if let Some(id) = self.listeners.find(&tuple.local) {
                     let iss = waiting.state.next_iss(self.secrets.isn(now, tuple));
-                    let reply = self.open(now, tuple, id, seg, iss)?;
+                    // Never a cookie: it could not promise a number above the old connection's.
+                    let reply = self.open(now, tuple, id, seg, iss, mtu_of)?;
                     self.counters.time_wait_reused += 1;
                     return Ok(Disposition::Reply(reply));
                 }

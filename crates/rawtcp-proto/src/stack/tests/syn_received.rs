@@ -79,8 +79,8 @@ fn a_half_open_connection_knows_old_timestamps() {
     // Older than TS.Recent, across the wrap of the timestamp.
     assert_eq!(host.send(&t, stamped(ack, u32::MAX - 1), b""), Sends(A, iss.wrapping_add(1), 11));
     assert_eq!(host.last.unwrap().header.options.timestamps.map(|ts| ts.echo), Some(u32::MAX));
-    // 65,535 bytes at our shift of 5.
-    assert_eq!(host.last.unwrap().header.window, WireWindow(65_535 >> 5));
+    // 65,535 bytes at our shift of 7.
+    assert_eq!(host.last.unwrap().header.window, WireWindow(65_535 >> 7));
     assert_eq!(host.send(&t, full_syn(10, u32::MAX - 1), b""), Sends(A, iss.wrapping_add(1), 11));
     // The SYN again, later: what it says now is echoed.
     assert_eq!(host.send(&t, full_syn(10, 3), b""), Sends(SA, iss, 11));
@@ -158,6 +158,50 @@ fn retransmission_settings() {
 }
 
 #[test]
+fn repeated_syns_are_answered_at_a_limited_rate_and_keep_nothing_alive() {
+    let mut host = Host::listening(StackConfig::default());
+    let start = host.now;
+    let mut answers = 0;
+    while host.counts().0 > 0 || host.now == start {
+        answers += usize::from(matches!(host.send(&tuple(1), full_syn(10, 5), b""), Sends(SA, ..)));
+        assert!(host.stack.poll_timeout() > Some(host.now), "nothing is overdue");
+        host.now = host.now + Duration::from_millis(10);
+        host.timeouts();
+    }
+    // As without them: after 63 s. Two a second, and some at once.
+    assert_eq!(host.now, start + Duration::from_secs(63));
+    assert!((120..=135).contains(&answers), "{answers}");
+    assert_eq!(host.stack.poll_timeout(), None);
+}
+
+#[test]
+fn a_repeated_syn_does_not_move_the_timer() {
+    let mut host = Host::listening(StackConfig::default());
+    host.send(&tuple(1), header(S, 10, 0), b"");
+    let due = host.stack.poll_timeout();
+    host.now = host.now + Duration::from_millis(700);
+    // With data, with a FIN, across the wrap or not: the same number is the same SYN.
+    for (flags, data) in [(S, "x"), (S | F, ""), (S | F, "text")] {
+        assert!(matches!(host.send(&tuple(1), header(flags, 10, 0), data.as_bytes()), Sends(SA, ..)));
+        assert_eq!(host.stack.poll_timeout(), due);
+    }
+    assert_eq!(host.half(&tuple(1)).retransmits, 3);
+}
+
+#[test]
+fn however_many_retries_are_configured_a_record_ends() {
+    let conn = ConnConfig { synack_retries: u32::MAX, rto_max: Duration::from_secs(1), ..ConnConfig::default() };
+    let mut host = Host::new(StackConfig::default());
+    host.listen(listen_config(conn));
+    host.send(&tuple(1), header(S, 10, 0), b"");
+    for _ in 0..256 {
+        host.now = host.now + Duration::from_secs(1);
+        host.timeouts();
+    }
+    assert_eq!((host.counts(), host.stack.counters().syn_acks), ((0, 0, 0), 256));
+}
+
+#[test]
 fn full_accept_queue() {
     let mut host = Host::listening(StackConfig::default());
     let Sends(SA, iss, _) = host.send(&tuple(1), header(S, 10, 0), b"") else { panic!() };
@@ -177,7 +221,8 @@ fn full_accept_queue() {
 
 #[test]
 fn syn_flood() {
-    let mut host = Host::listening(StackConfig { max_half_open: 4096, ..StackConfig::default() });
+    let no_cookies = StackConfig { syn_cookies: SynCookies::Never, ..StackConfig::default() };
+    let mut host = Host::listening(StackConfig { max_half_open: 4096, ..no_cookies });
     let spoofed = |i: u32| FourTuple::new("10.0.0.1:80".parse().unwrap(), (i.to_be_bytes(), 1000).into());
     for i in 0..4000 {
         assert!(matches!(host.send(&spoofed(0x1400_0000 + i), header(S, i, 0), b""), Sends(SA, ..)));
@@ -206,7 +251,7 @@ fn syn_flood() {
 
 #[test]
 fn each_listener_has_its_share() {
-    let mut host = Host::new(StackConfig::default());
+    let mut host = Host::new(StackConfig { syn_cookies: SynCookies::Never, ..StackConfig::default() });
     host.listen(ListenConfig { max_half_open: 2, ..listen_config(ConnConfig::default()) });
     let Sends(SA, iss, _) = host.send(&tuple(1), header(S, 10, 0), b"") else { panic!() };
     assert!(matches!(host.send(&tuple(2), header(S, 10, 0), b""), Sends(SA, ..)));
