@@ -23,13 +23,23 @@ impl Default for Keepalive {
 /// The settings of one connection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConnConfig {
-    /// Receive buffer in bytes: the largest window offered. Default 1 MiB: fills 80 ms × 100 Mbit/s.
+    /// Receive buffer in bytes at first: the largest window offered. Default 128 KiB, as Linux.
     pub recv_buffer: usize,
-    /// Send buffer in bytes, unsent and unacknowledged together. Default 1 MiB, for the same path.
+    /// How far the receive buffer grows by itself while the application keeps up with a faster path; no more
+    /// than `recv_buffer`: not at all. Default 6 MiB, as Linux: fills 100 ms × 480 Mbit/s.
+    pub recv_buffer_max: usize,
+    /// The memory for receive buffers is somebody else's to give: beyond `recv_buffer` the connection asks
+    /// with [`wants_recv_buffer`](crate::Connection::wants_recv_buffer) and takes what it is
+    /// [granted](crate::Connection::grant_recv_buffer). Default off: it grows without asking.
+    pub recv_buffer_on_request: bool,
+    /// Send buffer in bytes at first, unsent and unacknowledged together. Default 256 KiB.
     pub send_buffer: usize,
+    /// How far the send buffer grows by itself, to twice the congestion window; no more than `send_buffer`:
+    /// not at all. Default 4 MiB, as Linux.
+    pub send_buffer_max: usize,
     /// Offer and accept window scaling (RFC 7323 §2). Default on.
     pub window_scaling: bool,
-    /// The exact window-scale shift to offer; by default the smallest that fits the receive buffer.
+    /// The exact window-scale shift to offer; by default the smallest that fits the largest receive buffer.
     pub window_scale: Option<u8>,
     /// Offer and accept timestamps (RFC 7323 §3). Default on.
     pub timestamps: bool,
@@ -82,8 +92,11 @@ pub struct ConnConfig {
 impl Default for ConnConfig {
     fn default() -> Self {
         ConnConfig {
-            recv_buffer: 1 << 20,
-            send_buffer: 1 << 20,
+            recv_buffer: 128 << 10,
+            recv_buffer_max: 6 << 20,
+            recv_buffer_on_request: false,
+            send_buffer: 256 << 10,
+            send_buffer_max: 4 << 20,
             window_scaling: true,
             window_scale: None,
             timestamps: true,
@@ -130,7 +143,10 @@ impl ConnConfig {
         use crate::seq::WindowScale;
         match self.window_scale {
             Some(shift) => WindowScale::new(shift),
-            None => WindowScale::for_window(u32::try_from(self.recv_buffer).unwrap_or(u32::MAX)),
+            None => {
+                let most = self.recv_buffer.max(self.recv_buffer_max);
+                WindowScale::for_window(u32::try_from(most).unwrap_or(u32::MAX))
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! ICMP errors (RFC 9293 §3.9.2.2, RFC 5461, RFC 5927) and the path MTU (RFC 1191, RFC 8201).
 
-use super::{Connection, Path, State};
+use super::{Connection, Events, Path, State};
 use crate::error::{CloseReason, DropReason};
 use crate::time::Instant;
 use crate::wire::{IcmpError, IcmpKind};
@@ -42,7 +42,9 @@ impl Connection {
             self.fail(reason);
         } else {
             // [MUST-56] and RFC 5927 §5.2: never the end of a synchronized connection.
-            self.soft_error = Some(reason);
+            if self.soft_error.replace(reason) != Some(reason) {
+                self.events.insert(Events::ERROR);
+            }
         }
         Ok(())
     }

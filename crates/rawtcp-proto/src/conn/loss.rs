@@ -1,7 +1,7 @@
 //! What an ACK says of loss, and what follows: NewReno without SACK (RFC 6582), RACK with it
-//! (RFC 8985 §6), proportional rate reduction in both (RFC 6937), the RTO (RFC 6298) and undo by
-//! timestamps (Eifel, RFC 3522 and 4015).
+//! (RFC 8985 §6), proportional rate reduction in both (RFC 6937) and the RTO (RFC 6298).
 
+use super::undo::{Episode, Frto, Reordering};
 use super::{Connection, Timer};
 use crate::cc::{AckSample, Congestion, CongestionSample};
 use crate::recovery::sent::{AckOutcome, DeliverySnapshot, RackView};
@@ -11,6 +11,8 @@ use crate::wire::{Flags, Segment};
 
 /// Duplicate ACKs that stand for a loss where SACK is off (RFC 5681 §3.2).
 const DUP_THRESH: u32 = 3;
+/// What our timestamp clock can not tell apart (RFC 7323 §5.4).
+const TIMESTAMP_TICK: Duration = Duration::from_millis(1);
 
 /// Where the sender stands with its losses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,12 +50,16 @@ pub(super) struct Recovery {
     /// Timeouts since the last progress (R2).
     pub(super) retries: u32,
     /// RACK.xmit_ts, RACK.end_seq, RACK.rtt.
-    rack: Option<RackView>,
-    /// Reordering was seen: the reordering window stays open (RFC 8985 §6.2 step 4).
-    reordering_seen: bool,
+    pub(super) rack: Option<RackView>,
+    pub(super) reordering: Reordering,
     /// Our timestamp clock when the first retransmission of this episode left: an ACK that echoes an
     /// older value proves the original arrived (RFC 3522).
-    first_retransmit_ts: Option<u32>,
+    pub(super) first_retransmit_ts: Option<u32>,
+    /// What the last episode sent again, until it is proven unfounded or another begins.
+    pub(super) episode: Option<Box<Episode>>,
+    pub(super) frto: Frto,
+    /// F-RTO holds back what is thought lost until the next ACK.
+    pub(super) frto_holds: bool,
     /// SND.NXT when the last tail loss probe left, while it is unanswered (RFC 8985 §7.3).
     pub(super) tlp_high: Option<Offset>,
     pub(super) tlp_was_retransmit: bool,
@@ -62,8 +68,10 @@ pub(super) struct Recovery {
     /// The largest flight of this round trip, which ends when `round_end` is acknowledged.
     max_flight: u64,
     round_end: Offset,
-    /// When the RTO is due, while a tail loss probe comes before it.
+    /// When the RTO is due by itself, whatever comes before it: a tail loss probe, the user timeout.
     pub(super) rto_at: Instant,
+    /// Likewise the next zero-window probe.
+    pub(super) persist_at: Instant,
     /// The persist timer was set because of a window of nothing, not of too little.
     pub(super) persist_shut: bool,
     /// Bytes delivered over the connection's life, and when the last were.
@@ -88,10 +96,6 @@ impl Recovery {
             self.prr.budget = self.prr.budget.saturating_sub(len);
         }
     }
-
-    pub(super) fn note_retransmit(&mut self, ts_now: u32) {
-        self.first_retransmit_ts.get_or_insert(ts_now);
-    }
 }
 
 impl Connection {
@@ -112,6 +116,7 @@ impl Connection {
     pub(super) fn process_ack(&mut self, now: Instant, segment: &Segment<'_>, ack: Offset, window_changed: bool) {
         let in_flight = self.pipe();
         let had_outstanding = self.sent.outstanding() > 0;
+        let head_sent_at = self.sent.head_sent_at();
         let mut outcome = self.sent.on_ack(ack, now);
         self.apply_sack(segment, &mut outcome);
         let advanced = ack > self.snd.una;
@@ -120,7 +125,7 @@ impl Connection {
             self.snd.una = ack;
             self.send_buf.release_to(ack.min(self.send_buf.end()));
         }
-        self.sample_rtt(now, segment, &outcome);
+        self.sample_rtt(now, segment, &outcome, head_sent_at);
         if advanced {
             self.on_progress(now);
         }
@@ -130,8 +135,14 @@ impl Connection {
         let delivered = if self.negotiated.sack { outcome.delivered } else { credited };
         self.recovery.delivered += delivered;
         self.recovery.delivered_at = now;
+        // A window update is not what F-RTO waits for.
+        self.recovery.frto_holds &= !(advanced || duplicate || outcome.delivered > 0);
+        self.note_dsack(segment, ack);
+        if self.try_undo(segment, advanced, duplicate, &outcome) {
+            // The originals arrived: when the copies left says nothing of what else is in flight.
+            outcome.newest = outcome.newest_original;
+        }
         self.update_rack(now, &outcome);
-        self.try_undo(segment, advanced);
         // Before losses are looked for: one that is found now belongs to a new episode.
         let left = self.leave_recovery(now, ack);
         self.detect_losses(now, advanced);
@@ -162,21 +173,43 @@ impl Connection {
         }
     }
 
-    pub(super) fn sample_rtt(&mut self, now: Instant, segment: &Segment<'_>, outcome: &AckOutcome) {
-        if let Some(rtt) = outcome.rtt_sample() {
-            // Karn: only what was sent once (RFC 6298 §3 [MUST-18]).
+    /// One measurement, if this ACK gives one; `head_sent_at` is when what was the head before it last left.
+    pub(super) fn sample_rtt(
+        &mut self,
+        now: Instant,
+        segment: &Segment<'_>,
+        outcome: &AckOutcome,
+        head_sent_at: Option<Instant>,
+    ) {
+        // Karn: only what was sent once (RFC 6298 §3 [MUST-18]).
+        let sample = outcome.rtt_sample().or_else(|| self.rtt_by_timestamp(now, segment, outcome, head_sent_at));
+        if let Some(rtt) = sample {
             self.rtt.on_sample(rtt, now);
             self.recovery.backoff = 0;
-        } else if outcome.newly_acked > 0
-            && let Some(ts) = segment.header.options.timestamps.filter(|_| self.negotiated.timestamps)
-        {
-            // Timestamps tell which transmission was acknowledged (RFC 7323 §4).
-            let elapsed = self.ts_now(now).wrapping_sub(ts.echo);
-            if ts.echo != 0 && elapsed < 1 << 24 {
-                self.rtt.on_sample(Duration::from_millis(u64::from(elapsed.max(1))), now);
-                self.recovery.backoff = 0;
-            }
         }
+    }
+
+    /// Timestamps tell which transmission was acknowledged (RFC 7323 §4).
+    ///
+    /// But not when an ACK was lost: a peer that has everything answers a second copy with the timestamp of
+    /// the first, and the RTO between the two would be taken for the path's time, and feed on itself. So what
+    /// is older than the head's last copy is believed only up to an RTO, which does not raise it; beyond
+    /// it, Karn's rule holds: no measurement, and the backoff stays until there is one.
+    fn rtt_by_timestamp(
+        &self,
+        now: Instant,
+        segment: &Segment<'_>,
+        outcome: &AckOutcome,
+        head_sent_at: Option<Instant>,
+    ) -> Option<Duration> {
+        let ts = segment.header.options.timestamps.filter(|ts| self.negotiated.timestamps && ts.echo != 0)?;
+        let elapsed = self.ts_now(now).wrapping_sub(ts.echo);
+        if outcome.newly_acked == 0 || elapsed >= 1 << 24 {
+            return None;
+        }
+        let rtt = Duration::from_millis(u64::from(elapsed.max(1)));
+        let last_copy = head_sent_at.map_or(Duration::ZERO, |at| now.since(at)) + TIMESTAMP_TICK;
+        (rtt <= last_copy.max(self.rtt.rto())).then_some(rtt)
     }
 
     /// SND.UNA moved: the peer is alive and the path works.
@@ -215,7 +248,7 @@ impl Connection {
 
     /// RFC 8985 §6.2, steps 1 to 4.
     fn update_rack(&mut self, now: Instant, outcome: &AckOutcome) {
-        self.recovery.reordering_seen |= outcome.lowest_sacked_never_retransmitted.is_some();
+        self.recovery.reordering.seen |= outcome.lowest_sacked_never_retransmitted.is_some();
         let Some(newest) = &outcome.newest else { return };
         // Step 2: an ACK too early for the retransmission is an original's.
         let too_early = self.rtt.min_rtt().is_some_and(|min| now.since(newest.sent_at) < min);
@@ -230,16 +263,17 @@ impl Connection {
         }
     }
 
-    /// RFC 8985 §6.2 step 4: a quarter of the round trip, none while no reordering was seen and
+    /// RFC 8985 §6.2 step 4: a quarter of the round trip, more after D-SACKs, none while no reordering was seen and
     /// there is evidence enough.
     fn reordering_window(&self) -> Duration {
         let enough = self.sent.sacked_bytes() >= u64::from(DUP_THRESH) * u64::from(self.send_mss())
             || self.recovery.phase != Phase::Open;
-        if !self.recovery.reordering_seen && enough {
+        let Reordering { seen, quarters, .. } = self.recovery.reordering;
+        if !seen && enough {
             return Duration::ZERO;
         }
-        let quarter = self.rtt.min_rtt().unwrap_or_default() / 4;
-        quarter.min(self.rtt.srtt().unwrap_or_default())
+        let window = self.rtt.min_rtt().unwrap_or_default() / 4 * quarters;
+        window.min(self.rtt.srtt().unwrap_or_default())
     }
 
     /// Finds what is lost and enters recovery for it.
@@ -274,7 +308,9 @@ impl Connection {
     }
 
     fn congestion_sample(&self, now: Instant) -> CongestionSample {
-        CongestionSample { now, in_flight: self.sent.outstanding(), mss: self.send_mss() }
+        // What was selectively acknowledged or lost is still outstanding, and can be more than the window.
+        let in_flight = self.sent.outstanding().min(self.cc.cwnd());
+        CongestionSample { now, in_flight, mss: self.send_mss() }
     }
 
     fn enter_recovery(&mut self, now: Instant) {
@@ -285,7 +321,7 @@ impl Connection {
         let sample = self.congestion_sample(now);
         self.cc.on_congestion(Congestion::Loss, &sample);
         self.recovery.phase = Phase::Recovery { high: self.snd.nxt };
-        self.recovery.first_retransmit_ts = None;
+        self.begin_episode(false);
         // RFC 6937 §3, with the first retransmission always allowed.
         self.recovery.prr = Prr { flight: flight.max(1), delivered: 0, out: 0, budget: u64::from(self.send_mss()) };
         self.timers.clear(Timer::Tlp);
@@ -321,34 +357,17 @@ impl Connection {
         if matches!(self.recovery.phase, Phase::Recovery { .. }) {
             self.cc.on_recovery_exit(now);
         }
+        self.recovery.reordering.on_recovery_exit();
         self.end_episode();
         true
     }
 
-    fn end_episode(&mut self) {
+    pub(super) fn end_episode(&mut self) {
         self.recovery.phase = Phase::Open;
+        self.recovery.frto = Frto::Off;
         self.recovery.dup_credit = 0;
         self.recovery.dup_acks = 0;
         self.recovery.first_retransmit_ts = None;
-    }
-
-    /// Eifel (RFC 3522 §3.2): an ACK that echoes a timestamp from before the first retransmission was
-    /// triggered by an original; nothing was lost.
-    fn try_undo(&mut self, segment: &Segment<'_>, advanced: bool) {
-        let (Some(sent_ts), Some(ts)) = (self.recovery.first_retransmit_ts, segment.header.options.timestamps) else {
-            return;
-        };
-        if advanced
-            && self.negotiated.timestamps
-            && self.recovery.phase != Phase::Open
-            && ts.echo != 0
-            && (ts.echo.wrapping_sub(sent_ts) as i32) < 0
-        {
-            self.sent.unmark_lost();
-            self.cc.on_spurious();
-            self.end_episode();
-            self.recovery.reordering_seen = true;
-        }
     }
 
     /// RFC 8985 §7.4.2: the probe's answer came. ACKs of a probe that was a retransmission leave open whether
@@ -395,7 +414,8 @@ impl Connection {
         if in_recovery {
             self.update_prr(delivered);
         }
-        if delivered == 0 {
+        // RFC 5681 §3.2, RFC 3042: duplicate ACKs do not grow the window.
+        if delivered == 0 || (outcome.newly_acked == 0 && !in_recovery) {
             return;
         }
         self.cc.on_ack(&AckSample {
@@ -423,6 +443,9 @@ impl Connection {
             self.sent.forget_sacks();
         }
         let first_of_episode = !matches!(self.recovery.phase, Phase::Loss { .. });
+        // As Linux: not when fast recovery has sent things again already.
+        let may_be_spurious = self.recovery.phase == Phase::Open || self.recovery.retries > 1;
+        self.recovery.frto_holds = false;
         let sample = self.congestion_sample(now);
         self.sent.mark_all_lost();
         if self.snd.una > Offset(0) {
@@ -430,8 +453,9 @@ impl Connection {
             // RFC 5681 §3.1: the controller holds ssthresh for a segment that was sent again before.
             self.cc.on_rto(&sample);
             if first_of_episode {
-                self.recovery.first_retransmit_ts = None;
+                self.begin_episode(true);
             }
+            self.recovery.frto = if may_be_spurious { Frto::Head } else { Frto::Off };
             self.recovery.phase = Phase::Loss { high: self.snd.nxt };
         }
         self.recovery.dup_acks = 0;

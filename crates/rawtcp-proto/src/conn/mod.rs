@@ -4,6 +4,7 @@
 //! that carries its name.
 
 mod ack_policy;
+mod autotune;
 mod icmp;
 mod input;
 mod loss;
@@ -13,6 +14,7 @@ mod space;
 mod state;
 mod timeouts;
 mod timers;
+mod undo;
 mod user;
 mod window;
 
@@ -23,6 +25,7 @@ pub use output::{Transmit, TransmitKind, TxLimits};
 pub use state::State;
 
 use ack_policy::AckPolicy;
+use autotune::Demand;
 use loss::Recovery;
 use space::{RecvSpace, SendSpace};
 use timers::{Timer, Timers};
@@ -184,6 +187,7 @@ pub struct Connection {
     cc: Box<dyn CongestionControl>,
     recovery: Recovery,
     ack: AckPolicy,
+    demand: Demand,
     timers: Timers,
     pending: Pending,
     events: Events,
@@ -261,7 +265,7 @@ impl Connection {
             path,
             negotiated: Negotiated { timestamps: config.timestamps, sack: config.sack, scales: None },
             snd: SendSpace::new(iss, ts_offset, default_mss(tuple.is_v6())),
-            rcv: RecvSpace::new(mss),
+            rcv: RecvSpace::new(mss, config.scale_to_offer()),
             send_buf: SendBuffer::new(config.send_buffer.max(1)),
             recv_buf: RecvBuffer::new(),
             assembler: Assembler::new(),
@@ -270,6 +274,7 @@ impl Connection {
             cc: config.congestion.build(mss, config.initial_window),
             recovery: Recovery::default(),
             ack: AckPolicy::new(config.quick_acks),
+            demand: Demand::new(now),
             timers: Timers::default(),
             pending: Pending::default(),
             events: Events::default(),

@@ -117,7 +117,7 @@ impl Connection {
         };
         Options {
             mss: Some(self.rcv.adv_mss as u16),
-            window_scale: scaling.then(|| self.config.scale_to_offer().shift()),
+            window_scale: scaling.then(|| self.rcv.scale.shift()),
             sack_permitted: sack,
             timestamps: timestamps
                 .then(|| Timestamps { value: self.ts_now(now), echo: if answers { self.rcv.ts_recent } else { 0 } }),
@@ -127,7 +127,7 @@ impl Connection {
 
     /// Data that is thought lost, oldest first.
     fn poll_retransmit(&mut self, now: Instant, limits: &TxLimits) -> Option<Transmit> {
-        if self.sent.lost_bytes() == 0 {
+        if self.sent.lost_bytes() == 0 || self.recovery.frto_holds {
             return None;
         }
         let options = self.segment_options(now);
@@ -151,7 +151,9 @@ impl Connection {
         kind: TransmitKind,
     ) -> Transmit {
         let len = range.end.since(range.start);
-        self.recovery.note_retransmit(self.ts_now(now));
+        if kind == TransmitKind::Retransmit {
+            self.note_retransmit(self.ts_now(now), range.clone());
+        }
         self.recovery.on_transmit(len);
         self.counters.bytes_retrans += len;
         self.counters.total_retrans += len.div_ceil(mss);
@@ -206,6 +208,9 @@ impl Connection {
             None => {
                 self.pending.push = false;
                 self.ensure_persist(now);
+                if self.frto_is_stuck() {
+                    return self.poll_retransmit(now, limits);
+                }
                 None
             }
         }

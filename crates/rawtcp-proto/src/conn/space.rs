@@ -7,7 +7,7 @@
 //!         │          │            │             readable│  may send       │ offered
 //! ```
 
-use crate::seq::{Offset, SeqNum, WireWindow};
+use crate::seq::{Offset, SeqNum, WindowScale, WireWindow};
 use crate::time::Instant;
 
 /// The send side.
@@ -98,6 +98,8 @@ pub(super) struct RecvSpace {
     pub(super) ts_recent_at: Instant,
     /// The peer's FIN was received, here.
     pub(super) fin: Option<Offset>,
+    /// The window scale that our SYN offers.
+    pub(super) scale: WindowScale,
     /// The MSS we announced.
     pub(super) adv_mss: u32,
     /// Payload of the largest segment seen, at most `adv_mss`: what "full-sized" means for delayed ACKs.
@@ -105,7 +107,7 @@ pub(super) struct RecvSpace {
 }
 
 impl RecvSpace {
-    pub(super) fn new(adv_mss: u32) -> Self {
+    pub(super) fn new(adv_mss: u32, scale: WindowScale) -> Self {
         RecvSpace {
             irs: SeqNum(0),
             nxt: Offset(0),
@@ -115,6 +117,7 @@ impl RecvSpace {
             ts_recent: 0,
             ts_recent_at: Instant::ZERO,
             fin: None,
+            scale,
             adv_mss,
             seen_mss: 0,
         }

@@ -130,12 +130,31 @@ impl Connection {
         if self.sent.outstanding() == 0 {
             return self.timers.clear(Timer::Rto);
         }
-        let mut at = now + self.next_rto();
-        if let Some(deadline) = self.user_deadline() {
-            at = at.min(deadline.max(now));
+        self.recovery.rto_at = now + self.next_rto();
+        self.set_rto();
+    }
+
+    /// The timer runs out at the RTO, or at the end of the user timeout before it.
+    fn set_rto(&mut self) {
+        let at = self.recovery.rto_at;
+        self.timers.set(Timer::Rto, self.user_deadline().map_or(at, |deadline| at.min(deadline)));
+    }
+
+    fn set_persist(&mut self) {
+        let at = self.recovery.persist_at;
+        self.timers.set(Timer::Persist, self.user_deadline().map_or(at, |deadline| at.min(deadline)));
+    }
+
+    /// The user timeout was changed: what is running runs out accordingly.
+    pub(super) fn apply_user_timeout(&mut self) {
+        if self.timers.is_set(Timer::Rto) || (self.timers.is_set(Timer::Tlp) && self.user_deadline().is_some()) {
+            // The probe after this one may come first again; giving up on time matters more.
+            self.timers.clear(Timer::Tlp);
+            self.set_rto();
         }
-        self.recovery.rto_at = at;
-        self.timers.set(Timer::Rto, at);
+        if self.timers.is_set(Timer::Persist) {
+            self.set_persist();
+        }
     }
 
     /// Nothing that restarts the timer has happened (RFC 6298 §5.3: only an ACK of new data does, or a
@@ -148,7 +167,7 @@ impl Connection {
             self.timers.clear(Timer::Tlp);
         }
         if !self.timers.is_set(Timer::Tlp) && !self.timers.is_set(Timer::Rto) {
-            self.timers.set(Timer::Rto, self.recovery.rto_at.max(now));
+            self.set_rto();
         }
     }
 
@@ -186,11 +205,8 @@ impl Connection {
 
     /// RFC 9293 §3.8.6.1 [SHLD-29, SHLD-30]: the first probe after one RTO, then exponentially.
     fn arm_persist(&mut self, now: Instant) {
-        let mut at = now + self.next_rto();
-        if let Some(deadline) = self.user_deadline() {
-            at = at.min(deadline.max(now + SHORTEST));
-        }
-        self.timers.set(Timer::Persist, at);
+        self.recovery.persist_at = now + self.next_rto();
+        self.set_persist();
     }
 
     /// The timers of the send side after an ACK was processed.

@@ -56,12 +56,12 @@ impl Connection {
     ///
     /// Data that arrived before an error is read first; the error is reported once; after it the stream
     /// reads as ended, as on Linux.
-    pub fn read(&mut self, _now: Instant, out: &mut [u8]) -> Result<usize, UserError> {
+    pub fn read(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, UserError> {
         if self.recv_buf.is_empty() && !out.is_empty() {
             return self.nothing_to_read();
         }
         let read = self.recv_buf.read(out);
-        self.after_read();
+        self.after_read(now);
         Ok(read)
     }
 
@@ -74,12 +74,12 @@ impl Connection {
     }
 
     /// Received bytes without a copy, at most `max`; `None` is the end of the stream.
-    pub fn read_chunk(&mut self, _now: Instant, max: usize) -> Result<Option<Bytes>, UserError> {
+    pub fn read_chunk(&mut self, now: Instant, max: usize) -> Result<Option<Bytes>, UserError> {
         if self.recv_buf.is_empty() {
             return self.nothing_to_read().map(|_| None);
         }
         let chunk = self.recv_buf.read_chunk(max);
-        self.after_read();
+        self.after_read(now);
         Ok(chunk)
     }
 
@@ -94,7 +94,8 @@ impl Connection {
     }
 
     /// Room was made: tell the peer, if it is worth a segment.
-    fn after_read(&mut self) {
+    fn after_read(&mut self, now: Instant) {
+        self.tune_recv_buffer(now);
         if self.window_update_due() {
             self.ack.now();
         }
@@ -200,28 +201,43 @@ impl Connection {
         self.config.traffic_class = traffic_class;
     }
 
-    /// Size of the send buffer, in bytes.
+    /// Size of the send buffer, in bytes. From now on it does not grow by itself.
     pub fn set_send_buffer(&mut self, bytes: usize) {
         self.config.send_buffer = bytes;
+        self.config.send_buffer_max = bytes;
         self.send_buf.set_capacity(bytes.max(1));
         self.wake_writer();
     }
 
-    /// Size of the receive buffer, in bytes. A window already offered is not taken back, and the
+    /// Size of the receive buffer, in bytes. From now on it does not grow by itself. A window already offered is not taken back, and the
     /// window scale was fixed by the handshake.
     pub fn set_recv_buffer(&mut self, bytes: usize) {
-        self.config.recv_buffer = bytes;
+        self.config.recv_buffer_max = bytes;
+        self.resize_recv_buffer(bytes);
+        if self.snd.nxt == Offset(0) {
+            self.rcv.scale = self.config.scale_to_offer(); // the SYN has not left yet
+        }
     }
 
-    /// Time without progress after which the connection is given up [MUST-21].
+    /// Time without progress after which the connection is given up [MUST-21]. Counts from the last
+    /// progress, so that it may have passed already.
     pub fn set_user_timeout(&mut self, timeout: Option<Duration>) {
         self.config.user_timeout = timeout;
+        self.apply_user_timeout();
     }
 
     /// Switches keep-alive [MUST-24].
     pub fn set_keepalive(&mut self, now: Instant, keepalive: Option<crate::config::Keepalive>) {
         self.config.keepalive = keepalive;
         self.start_keepalive(now);
+    }
+
+    /// Replaces the congestion control; the new one goes on from where the old one was.
+    pub fn set_congestion(&mut self, algorithm: crate::cc::Algorithm) {
+        self.config.congestion = algorithm;
+        let mut next = algorithm.build(self.send_mss(), self.config.initial_window);
+        next.import(self.cc.export());
+        self.cc = next;
     }
 
     /// Acknowledge at once from now on, or go back to delayed ACKs; not sticky, as TCP_QUICKACK.

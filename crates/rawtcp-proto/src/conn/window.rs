@@ -17,12 +17,9 @@ impl Connection {
         self.negotiated.scales.map_or(WindowScale::NONE, |s| s.rcv)
     }
 
-    /// The receive buffer in bytes: not less than what the window field can say, or it would say nothing.
-    fn receive_limit(&self) -> u64 {
-        match self.config.recv_buffer as u64 {
-            0 => 0,
-            bytes => bytes.max(1 << self.receive_scale().shift()),
-        }
+    /// The receive buffer in bytes: not less than what the window field can say, or nothing could ever arrive.
+    pub(super) fn receive_limit(&self) -> u64 {
+        (self.config.recv_buffer as u64).max(1 << self.receive_scale().shift())
     }
 
     /// The window there is room for, in units of the field. What is buffered counts as its bytes, but never

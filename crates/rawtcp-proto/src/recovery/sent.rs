@@ -76,6 +76,8 @@ pub struct AckOutcome {
     /// When the last-sent of the segments delivered now that were never retransmitted was sent (Karn's rule,
     /// RFC 6298 §3).
     pub rtt_sent_at: Option<Instant>,
+    /// Where the lowest segment ends that was delivered now and never retransmitted (F-RTO, RFC 5682 §3.1).
+    pub lowest_original: Option<Offset>,
     /// Whether SND.UNA moved over bytes that had been retransmitted and not been sacked. Originals that it
     /// passed at the same time may have waited for that hole at the peer.
     pub any_retransmitted_acked: bool,
@@ -96,6 +98,7 @@ impl AckOutcome {
             newest: None,
             newest_original: None,
             rtt_sent_at: None,
+            lowest_original: None,
             any_retransmitted_acked: false,
             lowest_sacked_never_retransmitted: None,
             fack,
@@ -392,8 +395,10 @@ impl SentQueue {
         if originals != 0 {
             out.consider(news(originals.ilog2(), run.sent_at, false, run.snapshot));
             let lowest = originals.trailing_zeros();
+            let end = run.boundary(lowest + 1);
+            out.lowest_original = Some(out.lowest_original.map_or(end, |known| known.min(end)));
             // RFC 8985 §6.2, step 3: below something that an earlier acknowledgment reported.
-            if run.boundary(lowest + 1) < out.fack {
+            if end < out.fack {
                 let start = run.range(lowest, self.una).start;
                 let known = out.lowest_sacked_never_retransmitted;
                 out.lowest_sacked_never_retransmitted = Some(known.map_or(start, |k| k.min(start)));

@@ -32,6 +32,7 @@ impl Connection {
                 self.ack_now_limited(now, segment);
                 self.note_duplicate(segment);
                 self.echo_last_again(now, segment);
+                self.take_old_ack(now, segment);
             }
             return Err(DropReason::OutOfWindow);
         };
@@ -103,6 +104,29 @@ impl Connection {
             && self.believable_ack(segment).is_some()
         {
             self.update_ts_recent(now, segment, start);
+        }
+    }
+
+    /// What lies before the window may still acknowledge something new.
+    ///
+    /// Deviation [RFC 9293 §3.10.7.4, first: such a segment is dropped]. Two ends that each believe that the other
+    /// has taken its window back (an old window field overtook a newer one) send everything from before the
+    /// other's RCV.NXT, and without this would never hear each other again. Linux takes what ends exactly at
+    /// RCV.NXT for the same reason; here it is what begins no further before it than the window reaches behind
+    /// it, so that a blind forger has to guess as well as before (RFC 5961 §5), but for a factor of two.
+    fn take_old_ack(&mut self, now: Instant, segment: &Segment<'_>) {
+        let reach = self.receive_limit().max(u64::from(u16::MAX));
+        let start = segment.header.seq.unwrap(self.rcv.irs, self.rcv.nxt);
+        let near = start.is_some_and(|start| start < self.rcv.nxt && self.rcv.nxt.since(start) <= reach);
+        if near
+            && self.state.is_synchronized()
+            && segment.header.flags.contains(Flags::ACK)
+            && let Some(ack) = self.believable_ack(segment).filter(|&ack| ack > self.snd.una)
+        {
+            self.last_heard = now;
+            let updated = self.update_window(segment, ack);
+            self.process_ack(now, segment, ack, updated);
+            self.after_ack(now);
         }
     }
 

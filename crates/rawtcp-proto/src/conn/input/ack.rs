@@ -55,7 +55,7 @@ impl Connection {
     }
 
     /// SND.WND, SND.WL1, SND.WL2; answers whether the window changed.
-    fn update_window(&mut self, segment: &Segment<'_>, ack: Offset) -> bool {
+    pub(super) fn update_window(&mut self, segment: &Segment<'_>, ack: Offset) -> bool {
         let Some(seq) = segment.header.seq.unwrap(self.rcv.irs, self.rcv.nxt) else { return false };
         if !(self.snd.wl1 < seq || (self.snd.wl1 == seq && self.snd.wl2 <= ack)) {
             return false;
@@ -73,7 +73,7 @@ impl Connection {
     }
 
     /// What an acknowledged FIN moves (RFC 9293 §3.10.7.4, fifth, the closing states).
-    fn after_ack(&mut self, now: Instant) {
+    pub(super) fn after_ack(&mut self, now: Instant) {
         if self.snd.fin_acked() {
             match self.state {
                 State::FinWait1 => {
@@ -89,6 +89,9 @@ impl Connection {
     }
 
     pub(in crate::conn) fn wake_writer(&mut self) {
+        if self.write_blocked {
+            self.tune_send_buffer();
+        }
         if self.write_blocked && self.state.may_send() && self.has_writer_room() {
             self.write_blocked = false;
             self.events.insert(Events::WRITABLE);

@@ -64,7 +64,7 @@ impl Connection {
             scales: options
                 .window_scale
                 .filter(|_| self.config.window_scaling)
-                .map(|shift| Scales { snd: WindowScale::new(shift), rcv: self.config.scale_to_offer() }),
+                .map(|shift| Scales { snd: WindowScale::new(shift), rcv: self.rcv.scale }),
         };
         if let Some(ts) = options.timestamps.filter(|_| self.negotiated.timestamps) {
             self.rcv.ts_recent = ts.value;
@@ -74,10 +74,11 @@ impl Connection {
     }
 
     fn on_syn_acked(&mut self, now: Instant, segment: &Segment<'_>) {
+        let head_sent_at = self.sent.head_sent_at();
         let outcome = self.sent.on_ack(Offset(1), now);
         self.snd.una = Offset(1);
         // A SYN that was sent again is measured by its timestamp (RFC 7323 §4).
-        self.sample_rtt(now, segment, &outcome);
+        self.sample_rtt(now, segment, &outcome, head_sent_at);
         self.on_progress(now);
         self.arm_rto(now); // the SYN's deadline is not that of the data behind it
     }

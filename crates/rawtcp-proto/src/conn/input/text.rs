@@ -61,6 +61,7 @@ impl Connection {
         self.recv_buf.append(text, segment.owner);
         self.counters.bytes_received += text.len() as u64;
         self.rcv.nxt = self.rcv.nxt.add(text.len() as u64);
+        self.measure_receive_rtt(now, segment);
         self.ack.on_advance();
         let had_hole = !self.assembler.is_empty();
         if had_hole {

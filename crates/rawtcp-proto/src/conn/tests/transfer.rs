@@ -73,8 +73,8 @@ fn segmentable_runs_carry_the_same_bytes() {
 
 #[test]
 fn a_full_window_stops_the_writer_and_a_read_lets_it_go_on() {
-    let small = ConnConfig { recv_buffer: 20_000, ..ConnConfig::default() };
-    let sender = ConnConfig { send_buffer: 30_000, ..ConnConfig::default() };
+    let small = ConnConfig { recv_buffer: 20_000, recv_buffer_max: 20_000, ..ConnConfig::default() };
+    let sender = ConnConfig { send_buffer: 30_000, send_buffer_max: 30_000, ..ConnConfig::default() };
     let mut p = Pair::established(sender, small);
     let data = pattern(200_000);
     let mut written = p.write_all(A, &data);
@@ -100,7 +100,7 @@ fn a_full_window_stops_the_writer_and_a_read_lets_it_go_on() {
 
 #[test]
 fn a_lost_window_update_is_found_by_probing() {
-    let small = ConnConfig { recv_buffer: 20_000, ..ConnConfig::default() };
+    let small = ConnConfig { recv_buffer: 20_000, recv_buffer_max: 20_000, ..ConnConfig::default() };
     let mut p = Pair::established(ConnConfig::default(), small);
     let data = pattern(100_000);
     p.write_all(A, &data);

@@ -153,6 +153,9 @@ impl Oracle {
             retransmitted: s.retransmitted,
             snapshot: s.snapshot,
         });
+        if !s.retransmitted {
+            out.lowest_original = Some(out.lowest_original.map_or(s.end, |end| end.min(s.end)));
+        }
         if !s.retransmitted && s.end < fack {
             let lowest = &mut out.lowest_sacked_never_retransmitted;
             *lowest = Some(lowest.map_or(s.start, |l| l.min(s.start)));

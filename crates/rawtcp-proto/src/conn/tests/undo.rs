@@ -1,0 +1,202 @@
+//! Spurious retransmissions: found out by timestamps, D-SACK or F-RTO, and undone.
+
+use super::pair::{A, B, Pair};
+use super::{ms, secs};
+use crate::config::ConnConfig;
+use crate::conn::TransmitKind;
+use crate::seq::Offset;
+use crate::time::Duration;
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 31 + i / 251) as u8).collect()
+}
+
+/// A pair with a window of more than twenty segments, and nothing outstanding.
+fn warm(config: ConnConfig) -> Pair {
+    let mut p = Pair::established(config.clone(), config);
+    let mut sent = 0;
+    let data = pattern(200_000);
+    p.run_until(|p| {
+        sent += p.write_all(A, &data[sent..(sent + 60_000).min(data.len())]);
+        p.read_all(B);
+        sent == data.len() && p.ends[A].is_all_acked()
+    });
+    p.settle();
+    p.read_all(B);
+    p.log.clear();
+    p
+}
+
+fn without_timestamps() -> ConnConfig {
+    ConnConfig { timestamps: false, ..ConnConfig::default() }
+}
+
+/// Sends `segments` full segments, of which those in `late` arrive so much later; answers how many were sent again.
+fn send_with_late(p: &mut Pair, segments: usize, late: std::ops::Range<usize>, by: Duration) -> usize {
+    let size = p.ends[A].info().snd_mss as usize;
+    p.log.clear();
+    let mut number = 0;
+    // The jitter is asked for right after the packet was let through.
+    let hit = std::rc::Rc::new(std::cell::Cell::new(false));
+    let seen = hit.clone();
+    p.pass = Box::new(move |end, _, t| {
+        let data = end == A && t.payload_len() > 0;
+        seen.set(data && late.contains(&number));
+        number += usize::from(data);
+        true
+    });
+    p.jitter = Box::new(move || if hit.take() { by } else { Duration::ZERO });
+    p.write_all(A, &pattern(segments * size));
+    p.run_until(|p| {
+        p.read_all(B);
+        p.ends[A].is_all_acked()
+    });
+    p.wait(secs(1));
+    p.jitter = Box::new(|| Duration::ZERO);
+    p.log.iter().filter(|(end, t)| *end == A && t.kind == TransmitKind::Retransmit).count()
+}
+
+#[test]
+fn dsack_undoes_a_fast_retransmission_of_what_was_only_late() {
+    let mut p = warm(without_timestamps());
+    let before = p.ends[A].info();
+    assert!(before.snd_cwnd > 20 * 1460 && before.snd_ssthresh == u64::MAX, "{before:?}");
+    let again = send_with_late(&mut p, 15, 3..4, ms(4));
+    let after = p.ends[A].info();
+    assert_eq!((again, after.timeouts), (1, 0), "it was taken for lost");
+    assert!(after.snd_cwnd >= before.snd_cwnd && after.snd_ssthresh == u64::MAX, "{after:?}");
+    // And more is waited for the next time.
+    assert_eq!(send_with_late(&mut p, 15, 3..4, ms(4)), 0);
+    assert_eq!(p.ends[A].info().snd_ssthresh, u64::MAX);
+}
+
+#[test]
+fn a_real_loss_is_not_undone() {
+    let mut p = warm(without_timestamps());
+    let before = p.ends[A].info().snd_cwnd;
+    let mut number = 0;
+    p.pass = Box::new(move |end, _, t| {
+        number += usize::from(end == A && t.payload_len() > 0);
+        number != 4 || end == B
+    });
+    p.write_all(A, &pattern(15 * 1460));
+    p.run_until(|p| p.ends[A].is_all_acked());
+    p.wait(secs(1));
+    let info = p.ends[A].info();
+    assert!(info.total_retrans == 1 && info.snd_ssthresh <= before / 2 + 1460, "{info:?}");
+}
+
+#[test]
+fn one_loss_among_late_segments_is_enough_to_keep_the_reduction() {
+    let mut p = warm(without_timestamps());
+    let (mut number, hit) = (0, std::rc::Rc::new(std::cell::Cell::new(false)));
+    let seen = hit.clone();
+    p.pass = Box::new(move |end, _, t| {
+        number += usize::from(end == A && t.payload_len() > 0);
+        seen.set(number == 4 && end == A);
+        number != 5 || end == B
+    });
+    p.jitter = Box::new(move || if hit.take() { ms(4) } else { Duration::ZERO });
+    p.write_all(A, &pattern(15 * 1460));
+    p.run_until(|p| p.ends[A].is_all_acked());
+    p.wait(secs(1));
+    let info = p.ends[A].info();
+    assert_eq!((info.total_retrans, info.timeouts), (2, 0));
+    assert!(info.snd_ssthresh < 20 * 1460, "{info:?}");
+}
+
+#[test]
+fn f_rto_undoes_a_timeout_after_which_originals_arrive() {
+    for (sack, timestamps) in [(true, false), (false, false), (true, true), (false, true)] {
+        let mut p = warm(ConnConfig { timestamps, sack, ..ConnConfig::default() });
+        let before = p.ends[A].info();
+        // All of a flight, and the probe, are late by longer than the RTO; there is more to send.
+        let mss = before.snd_mss as usize;
+        p.write_all(A, &pattern(200 * mss));
+        p.delay = ms(290);
+        let mut spread = Duration::ZERO;
+        p.jitter = Box::new(move || {
+            spread += Duration::from_micros(10);
+            spread
+        });
+        // First in, first out: what leaves later waits less.
+        for (time, delay) in [(30, 261), (20, 242), (150, 90), (80, 15), (9, 10)] {
+            p.wait(ms(time));
+            p.delay = ms(delay);
+        }
+        p.jitter = Box::new(|| Duration::ZERO);
+        p.delay = ms(10);
+        p.run_until(|p| {
+            p.read_all(B);
+            p.ends[A].is_all_acked()
+        });
+        p.wait(secs(1));
+        let info = p.ends[A].info();
+        assert!(info.timeouts > 0, "{info:?}");
+        assert!(info.snd_cwnd >= before.snd_cwnd, "sack {sack} timestamps {timestamps}: {info:?}");
+        assert_eq!(info.snd_ssthresh, u64::MAX, "sack {sack} timestamps {timestamps}: {info:?}");
+        assert!(info.total_retrans <= 6, "not the whole window once more: {info:?}");
+    }
+}
+
+#[test]
+fn f_rto_does_not_undo_a_timeout_that_was_right() {
+    for sack in [true, false] {
+        let mut p = warm(ConnConfig { timestamps: false, sack, ..ConnConfig::default() });
+        let mss = p.ends[A].info().snd_mss as usize;
+        let data = pattern(100 * mss);
+        // A whole flight and the probe behind it are lost.
+        let until = p.now + ms(150);
+        let written = p.write_all(A, &data);
+        assert_eq!(written, data.len());
+        p.pass = Box::new(|end, _, _| end == B);
+        p.wait(until.since(p.now));
+        p.pass = Box::new(|_, _, _| true);
+        let mut got = Vec::new();
+        p.run_until(|p| {
+            got.extend(p.read_all(B));
+            p.ends[A].is_all_acked()
+        });
+        got.extend(p.read_all(B));
+        assert_eq!(got, data);
+        let info = p.ends[A].info();
+        assert!(info.timeouts == 1 && info.snd_ssthresh < u64::MAX, "{info:?}");
+    }
+}
+
+#[test]
+fn f_rto_without_anything_new_to_send_goes_on_as_usual() {
+    for sack in [true, false] {
+        let mut p = warm(ConnConfig { timestamps: false, sack, ..ConnConfig::default() });
+        let mss = p.ends[A].info().snd_mss as usize;
+        p.write_all(A, &pattern(8 * mss));
+        p.pass = Box::new(|end, _, _| end == B);
+        p.wait(ms(150));
+        // What is new is small, and Nagle's rule holds it.
+        p.write_all(A, &pattern(100));
+        p.flush();
+        p.write_all(A, &pattern(100));
+        p.pass = Box::new(|_, _, _| true);
+        let start = p.now;
+        p.run_until(|p| {
+            p.read_all(B);
+            p.ends[A].is_all_acked()
+        });
+        assert!(p.now.since(start) < secs(1), "{:?}", p.now.since(start));
+        assert_eq!(p.ends[A].info().timeouts, 1);
+    }
+}
+
+#[test]
+fn offsets_that_were_sent_a_third_time_prove_nothing() {
+    let mut episode = crate::conn::undo::Episode::default();
+    let at = |from: u64, to: u64| Offset(from)..Offset(to);
+    episode.on_retransmit(at(100, 200));
+    episode.on_retransmit(at(300, 400));
+    episode.on_dsack(at(90, 210));
+    assert!(!episode.is_unfounded());
+    episode.on_dsack(at(300, 400));
+    assert!(episode.is_unfounded());
+    episode.on_retransmit(at(150, 200));
+    assert!(!episode.is_unfounded());
+}
