@@ -2,9 +2,11 @@
 //!
 //! A packet passes through these stages, in this order:
 //!
-//! 1. **MTU**: a packet above it is dropped ([`LinkStats::too_big`]).
+//! 1. **MTU**: a packet above it is dropped ([`LinkStats::too_big`]). Then TCP options are
+//!    [stripped](LinkConfig::strip), as some middleboxes do.
 //! 2. **Queue**: drop-tail, in front of the serialiser. Only packets that still wait for their turn
 //!    count against its limit. Packets in flight do not: a long delay alone never drops anything.
+//!    An ECN-capable packet that finds more than [a threshold](LinkConfig::mark) waiting is marked.
 //! 3. **Rate**: packets leave the serialiser one after the other.
 //! 4. **Wire**: loss, duplication, corruption, then delay, jitter and reordering. A packet lost
 //!    here has used its share of the rate, as on a real wire.
@@ -30,6 +32,10 @@
 //! assert!(link.pop_due(Instant::from_millis(10)).is_none());
 //! assert!(link.pop_due(Instant::from_millis(11)).is_some());
 //! ```
+
+mod middlebox;
+
+pub use middlebox::StripOptions;
 
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -116,6 +122,11 @@ pub struct LinkConfig {
     /// How many bytes at the front of each packet belong to the link layer. They count for the rate
     /// but not for the MTU, and are never corrupted. 0 for IP packets, 14 for Ethernet frames.
     pub link_header: usize,
+    /// ECN-capable packets (RFC 3168) that find so much waiting are marked "congestion experienced";
+    /// `None`: none ever are.
+    pub mark: Option<Queue>,
+    /// TCP options that are overwritten with padding.
+    pub strip: StripOptions,
 }
 
 impl Default for LinkConfig {
@@ -132,6 +143,8 @@ impl Default for LinkConfig {
             corrupt: 0.0,
             mtu: None,
             link_header: 0,
+            mark: None,
+            strip: StripOptions::default(),
         }
     }
 }
@@ -190,6 +203,18 @@ impl LinkConfig {
         self.mtu = Some(mtu);
         self
     }
+
+    /// Marks ECN-capable packets that find at least so much waiting.
+    pub fn with_mark(mut self, threshold: Queue) -> Self {
+        self.mark = Some(threshold);
+        self
+    }
+
+    /// Overwrites these TCP options with padding.
+    pub fn with_strip(mut self, strip: StripOptions) -> Self {
+        self.strip = strip;
+        self
+    }
 }
 
 /// What happened so far. `in_packets + duplicated` is always the sum of `out_packets`, `lost`,
@@ -216,6 +241,8 @@ pub struct LinkStats {
     pub duplicated: u64,
     /// Packets (copies counted singly) with a flipped bit.
     pub corrupted: u64,
+    /// Packets marked "congestion experienced".
+    pub marked: u64,
 }
 
 /// One direction of a link.
@@ -261,7 +288,7 @@ impl Link {
     }
 
     /// Puts a packet into the link. `now` must not run backwards between calls.
-    pub fn push(&mut self, now: Instant, packet: Bytes) {
+    pub fn push(&mut self, now: Instant, mut packet: Bytes) {
         let fate = self.chance.draw(&self.config);
         let number = self.next_number;
         self.next_number += 1;
@@ -273,10 +300,18 @@ impl Link {
             self.stats.too_big += 1;
             return;
         }
+        if self.config.strip.any() {
+            packet = middlebox::strip(packet, self.config.link_header, self.config.strip);
+        }
+        let congested = self.config.mark.is_some_and(|threshold| self.serialiser.holds(now, threshold));
         let Some(sent) = self.serialiser.enqueue(now, packet.len(), self.config.rate, self.config.queue) else {
             self.stats.queue_drops += 1;
             return;
         };
+        if congested && let Some(marked) = middlebox::mark(&packet, self.config.link_header) {
+            self.stats.marked += 1;
+            packet = marked;
+        }
         if fate.lost {
             self.stats.lost += 1;
             return;
@@ -409,12 +444,26 @@ struct Serialiser {
 }
 
 impl Serialiser {
-    /// When the packet will have been sent, or `None` where the queue is full.
-    fn enqueue(&mut self, now: Instant, size: usize, rate: Option<u64>, queue: Queue) -> Option<Instant> {
+    /// Whether at least so much waits.
+    fn holds(&mut self, now: Instant, threshold: Queue) -> bool {
+        self.advance(now);
+        match threshold {
+            Queue::Packets(limit) => self.waiting.len() >= limit,
+            Queue::Bytes(limit) => self.waiting_bytes >= limit,
+        }
+    }
+
+    /// Lets go of what does not wait any more.
+    fn advance(&mut self, now: Instant) {
         while let Some(&(_, size)) = self.waiting.front().filter(|(starts, _)| *starts <= now) {
             self.waiting_bytes -= size;
             self.waiting.pop_front();
         }
+    }
+
+    /// When the packet will have been sent, or `None` where the queue is full.
+    fn enqueue(&mut self, now: Instant, size: usize, rate: Option<u64>, queue: Queue) -> Option<Instant> {
+        self.advance(now);
         let idle = self.busy_until <= now;
         let full = match queue {
             Queue::Packets(limit) => self.waiting.len() >= limit,

@@ -1,0 +1,16 @@
+//! The behaviours that the stack is accepted by, at the level of a host: a peer that follows a script
+//! sends and expects single segments, or two hosts talk over a link.
+
+#![allow(unreachable_pub)] // one crate, many modules
+
+#[path = "../common/mod.rs"]
+mod common;
+mod script;
+
+mod attacks;
+mod closing;
+mod icmp;
+mod opening;
+mod receiving;
+mod sending;
+mod surface;
