@@ -101,7 +101,7 @@ fn a_queue_of_one_bdp_without_loss_is_filled_to_nine_tenths() {
 fn reordering_without_loss_makes_few_spurious_retransmissions() {
     for &algorithm in Algorithm::ALL {
         // The window keeps below what the queue holds.
-        let link = LinkConfig::default().with_rate(100_000_000).with_delay(ms(20)).with_queue(Queue::Bytes(1 << 21));
+        let link = LinkConfig::default().with_rate(100_000_000).with_delay(ms(10)).with_queue(Queue::Bytes(1 << 21));
         let (mut net, a, b) = fast_pair(5, link.with_reorder(0.03, ms(5)), link);
         let config = ConnConfig {
             congestion: algorithm,
@@ -174,4 +174,26 @@ fn a_lost_retransmission_is_repaired_without_a_timeout() {
     transfer(&mut net, from, to, 400_000);
     let info = net.info(from);
     assert_eq!((info.timeouts, info.total_retrans), (0, 2), "{info:?}");
+}
+
+#[test]
+fn the_defaults_fill_100_ms_at_200_mbits() {
+    let (rate, rtt) = (200_000_000, ms(100));
+    let link = LinkConfig::default().with_rate(rate).with_delay(rtt / 2).with_queue(Queue::Bytes(bdp(rate, rtt)));
+    let (mut net, a, b) = fast_pair(3, link, link);
+    let (from, to) = net.connected(a, b, &ConnConfig::default());
+    let share = transfer(&mut net, from, to, 100_000_000).goodput / rate as f64;
+    assert!(share >= 0.8, "{share:.3} of the link; {:?}", net.info(from));
+}
+
+#[test]
+fn a_flow_alone_settles_below_bdp_and_queue() {
+    for &algorithm in Algorithm::ALL {
+        let link = LinkConfig::default().with_rate(50_000_000).with_delay(ms(20)).with_queue(Queue::Bytes(250_000));
+        let (mut net, a, b) = fast_pair(9, link, LinkConfig::default().with_delay(ms(20)));
+        let (from, to) = net.connected(a, b, &ConnConfig { congestion: algorithm, ..large() });
+        transfer(&mut net, from, to, 30_000_000);
+        let drops = net.link(net.between(a, b)).stats().queue_drops;
+        assert!(drops < 2000, "{algorithm}: {drops} drops; {:?}", net.info(from));
+    }
 }

@@ -367,7 +367,7 @@ impl Connection {
         self.recovery.frto = Frto::Off;
         self.recovery.dup_credit = 0;
         self.recovery.dup_acks = 0;
-        self.recovery.first_retransmit_ts = None;
+        self.forget_retransmit_ts();
     }
 
     /// RFC 8985 §7.4.2: the probe's answer came. ACKs of a probe that was a retransmission leave open whether

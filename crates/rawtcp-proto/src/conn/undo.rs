@@ -94,8 +94,16 @@ pub(super) enum Frto {
 impl Connection {
     /// A new episode: nothing was sent again in it.
     pub(super) fn begin_episode(&mut self, timeout: bool) {
-        self.recovery.first_retransmit_ts = None;
+        self.forget_retransmit_ts();
         self.recovery.episode = Some(Box::new(Episode { timeout, ..Episode::default() }));
+    }
+
+    /// Retransmissions that an earlier episode left in flight echo older timestamps than this one's first, and
+    /// prove nothing about it: as long as there are any, the oldest of them counts.
+    pub(super) fn forget_retransmit_ts(&mut self) {
+        if self.sent.retransmitted_out() == 0 {
+            self.recovery.first_retransmit_ts = None;
+        }
     }
 
     /// Something leaves once more because it is thought lost.

@@ -2,7 +2,7 @@
 //! worth moving (RFC 9293 §3.8.6, §3.8.6.2.2 [MUST-39, SHLD-14]).
 
 use super::Connection;
-use crate::seq::{WindowScale, WireWindow};
+use crate::seq::{Offset, WindowScale, WireWindow};
 
 /// Memory allowed beyond twice the buffer: the chunks of a buffer smaller than a chunk.
 const CHUNK_ALLOWANCE: usize = 32 * 1024;
@@ -46,7 +46,9 @@ impl Connection {
     /// Decides on the window field of the segment that leaves now, and remembers the edge.
     pub(super) fn select_window(&mut self) -> WireWindow {
         let room = self.receive_room();
-        let opens = self.rcv.nxt.add(room).since(self.rcv.adv) >= self.window_step();
+        let gain = self.rcv.nxt.add(room).since(self.rcv.adv);
+        // A SYN's window is clipped to 16 bits: what it held back is offered at the first chance.
+        let opens = gain >= self.window_step() || (gain > 0 && self.rcv.nxt == Offset(1));
         let window = if opens { room } else { self.held_window() };
         self.rcv.adv = self.rcv.adv.max(self.rcv.nxt.add(window));
         self.rcv.last_field = self.receive_scale().field(window as u32);

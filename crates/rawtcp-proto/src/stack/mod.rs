@@ -380,14 +380,19 @@ impl<C, L> Stack<C, L> {
     }
 
     /// Stops listening. Half-open connections to this listener are forgotten; what still comes for
-    /// them belongs to nothing.
-    pub fn unlisten(&mut self, local: SocketAddr) {
-        let Some(id) = self.listeners.remove(local) else { return };
+    /// them belongs to nothing. Returns their resets: the ACK of one may have come, and wait to be read, and
+    /// its peer takes it for a connection.
+    pub fn unlisten(&mut self, local: SocketAddr) -> Vec<Reply> {
+        let Some(id) = self.listeners.remove(local) else { return Vec::new() };
+        let mut replies = Vec::new();
         for slot in self.half_open.slots_where(|half| half.listener == id) {
             if let Some(record) = self.half_open.remove(slot) {
                 self.table.remove(&record.tuple);
+                replies.push(record.value.abort(&self.config, &record.tuple));
             }
         }
+        self.counters.resets += replies.len() as u64;
+        replies
     }
 
     fn forget_half_open(&mut self, slot: Slot) {

@@ -6,7 +6,7 @@ use super::demux::Slot;
 use super::isn::timestamp;
 use super::listener::{ListenConfig, ListenerId};
 use super::reset::{Budget, reset_header};
-use super::{AcceptQueue, Disposition, MtuOf, Reply, Stack, acceptable, ack_header};
+use super::{AcceptQueue, Disposition, MtuOf, Reply, Stack, StackConfig, acceptable, ack_header};
 use crate::config::ConnConfig;
 use crate::conn::Connection;
 use crate::error::DropReason;
@@ -130,6 +130,14 @@ impl HalfOpen {
 
     fn snd_nxt(&self) -> SeqNum {
         self.iss.add(1)
+    }
+
+    /// RFC 9293 §3.10.5 for a connection that nobody will have: <SEQ=SND.NXT><ACK=RCV.NXT><CTL=RST,ACK>, good for
+    /// a peer that has our SYN-ACK and for one that has not.
+    pub(super) fn abort(&self, config: &StackConfig, tuple: &FourTuple) -> Reply {
+        let mut header = ack_header(tuple, self.snd_nxt(), self.rcv_nxt(), WireWindow(0), None);
+        header.flags = Flags::RST | Flags::ACK;
+        Reply { tuple: *tuple, header, ttl: config.ttl, traffic_class: config.traffic_class }
     }
 
     /// How long to wait for an answer to the last SYN-ACK (RFC 6298 §2.1, §5.5).

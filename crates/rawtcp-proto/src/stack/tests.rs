@@ -490,7 +490,7 @@ proptest! {
                     freed += usize::from(matches!(host.stack.claim(host.now, tuple(port)), Claim::TimeWaitReuse(_)));
                 }
                 Op::Listen => host.listen(listen_config(ConnConfig::default())),
-                Op::Unlisten => host.stack.unlisten(LISTENING.parse().unwrap()),
+                Op::Unlisten => drop(host.stack.unlisten(LISTENING.parse().unwrap())),
                 Op::Room(room) => host.room.store(room, Relaxed),
             }
             freed += host.timeouts().1.len();

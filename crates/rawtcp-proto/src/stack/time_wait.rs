@@ -186,7 +186,6 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
                 return Ok(Disposition::Reply(reply));
             }
             Verdict::NewIncarnation => {
-                // As Linux: without a listener it is only an unexpected SYN.
                 if let Some(id) = self.listeners.find(&tuple.local) {
                     let iss = waiting.state.next_iss(self.secrets.isn(now, tuple));
                     // Never a cookie: it could not promise a number above the old connection's.
@@ -194,6 +193,9 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
                     self.counters.time_wait_reused += 1;
                     return Ok(Disposition::Reply(reply));
                 }
+                // Refused at once, and the record stays. An ACK, as Linux sends, would have the peer answer with
+                // the very RST that RFC 1337 ignores: it would try in vain for 2 MSL.
+                return self.limited_reset(now, tuple, seg).map(Disposition::Reply);
             }
             Verdict::Acknowledge => {}
         }

@@ -317,3 +317,39 @@ fn the_window_of_a_syn_ack_is_unscaled() {
     s.send_with(SYN, ISS, SeqNum(0), Options { window_scale: Some(0), ..peer_options() }, b"");
     assert_eq!(s.next().tcp.window.0, 65_535);
 }
+
+/// 65,535 while the handshake lasts, as no SYN's window is scaled, and 65,700 = 45 · 1460 behind it.
+#[test]
+fn exact_windows_can_be_had() {
+    let config = ConnConfig { recv_buffer: 65_700, window_scale: Some(2), ..ConnConfig::default() };
+    let options = Options { window_scale: Some(0), ..peer_options() };
+    let mut s = Script::listening(&config);
+    s.send_with(SYN, ISS, SeqNum(0), options, b"");
+    assert_eq!(s.next().tcp.window.0, 65_535);
+    let mut s = Script::syn_sent(&config);
+    s.send_with(SYN_ACK, ISS, s.ack(0), options, b"");
+    assert_eq!(u32::from(s.next().tcp.window.0) << 2, 65_700);
+}
+#[test]
+fn a_syn_flood_leaves_honest_connects_working() {
+    let (mut net, a, b) = Network::pair(3, LinkConfig::default().with_delay(ms(5)));
+    let addr: SocketAddr = "10.0.0.2:80".parse().unwrap();
+    let listening = net.listen(b, addr, &ConnConfig::default()).unwrap();
+    for n in 0..4000u32 {
+        let from = SocketAddr::from(([172, 16, (n >> 8) as u8, n as u8], 1000));
+        let header = TcpHeader {
+            seq: SeqNum(n),
+            flags: SYN,
+            window: WireWindow(1000),
+            options: peer_options(),
+            ..Default::default()
+        };
+        net.inject(b, segment(from, addr, &header, b""));
+    }
+    net.run_for(ms(1));
+    let honest: Vec<_> = (0..10).map(|_| net.connect(a, addr, &ConnConfig::default()).unwrap()).collect();
+    net.run_for(Duration::from_secs(4));
+    let made = honest.iter().filter(|&&c| net.state(c) == State::Established).count();
+    let accepted = std::iter::from_fn(|| net.accept(listening).ok()).count();
+    assert_eq!((made, accepted), (10, 10), "{:?}", net.host(b).counters());
+}

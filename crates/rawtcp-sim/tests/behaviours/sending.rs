@@ -412,3 +412,46 @@ fn sequence_numbers_wrap() {
     s.all();
     assert_eq!(s.read().unwrap().len(), 500);
 }
+
+#[test]
+fn a_dsack_for_a_spurious_retransmission_undoes_the_reduction() {
+    let mut s = writing(&plain(), 10);
+    let before = s.host.info(s.conn()).unwrap().snd_cwnd;
+    assert_eq!(s.all().len(), 10);
+    s.now = s.now + ms(100);
+    s.sacks(0, &[(MSS, 4 * MSS)]);
+    let again = s.all();
+    assert_eq!(starts(&s, &again), [0]);
+    s.now = s.now + ms(5);
+    s.acks(10 * MSS); // the first copy had only been late
+    s.now = s.now + ms(95);
+    s.sacks(10 * MSS, &[(0, MSS)]); // and here is the second one
+    let info = s.host.info(s.conn()).unwrap();
+    assert!(info.snd_cwnd >= before, "{} < {before}", info.snd_cwnd);
+}
+
+#[test]
+fn limited_transmit_sends_a_new_segment_for_each_of_two_duplicates() {
+    for sack in [true, false] {
+        let mut s = Script::accepted_with(&plain(), Options { sack_permitted: sack, ..peer_options() });
+        s.write(&text(30_000)).unwrap();
+        assert_eq!(s.all().len(), 10);
+        s.now = s.now + ms(100);
+        for n in 1..=2u32 {
+            if sack {
+                s.sacks(0, &[(MSS, (n + 1) * MSS)]);
+            } else {
+                s.acks(0);
+            }
+            let sent = s.all();
+            assert_eq!(starts(&s, &sent), [(9 + n) * MSS], "duplicate {n}, SACK {sack}");
+        }
+        if sack {
+            s.sacks(0, &[(MSS, 4 * MSS)]);
+        } else {
+            s.acks(0);
+        }
+        let again = s.next();
+        assert_eq!(starts(&s, &[again]), [0], "SACK {sack}");
+    }
+}
