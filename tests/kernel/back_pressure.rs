@@ -48,7 +48,7 @@ fn writer_pends(ip: IpAddr) -> Outcome {
     let client = pair.client.spawn_tokio(move || async move {
         let stack = stack()?;
         let mut stream = stack.connect(addr(ip, 4200)).await?;
-        let send_buffer = rawtcp_proto::ConnConfig::default().send_buffer;
+        let send_buffer = rawtcp_proto::ConnConfig::default().send_buffer_max;
         let mut written = 0;
         // Full when the peer has offered nothing new for this long: its window is shut, not just slow.
         let stuck = Duration::from_secs(3);

@@ -1,7 +1,7 @@
 //! The stack's one timer: the heap of deadlines and what wakes the driver for the first of them.
 
 use crate::conn_cell::ConnCell;
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
 use crate::timers::{TimerKey, Timers};
 use rawtcp_io::timer::TimerFd;
 use rawtcp_proto::Instant;
@@ -12,14 +12,17 @@ pub(crate) enum Due {
     Connection(Arc<ConnCell>),
     /// Half-open and TIME-WAIT records of a shard.
     Shard(usize),
+    /// The driver has something to look at: the end of its patience, or a device that could not be waited for.
+    Driver,
 }
 
 /// The heap, and the deadline for which the driver will be woken.
 #[derive(Debug)]
 pub(crate) struct Alarm {
     inner: Mutex<Inner>,
-    /// `None`: the driver sleeps by tokio's clock and must be told of an earlier deadline.
-    fd: Option<TimerFd>,
+    fd: TimerFd,
+    /// The driver sleeps by tokio's clock instead, and must be told of an earlier deadline.
+    asleep: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -29,13 +32,22 @@ struct Inner {
 }
 
 impl Alarm {
-    pub(crate) fn new(fd: Option<TimerFd>) -> Self {
-        Alarm { inner: Mutex::new(Inner { timers: Timers::new(), armed: None }), fd }
+    /// `real`: deadlines come when the kernel's timer says so.
+    pub(crate) fn new(fd: TimerFd, real: bool) -> Self {
+        let inner = Mutex::new(Inner { timers: Timers::new(), armed: None });
+        Alarm { inner, fd, asleep: AtomicBool::new(!real) }
     }
 
-    /// The descriptor that becomes readable when the first deadline comes.
+    /// The descriptor that becomes readable when the first deadline comes; `None`: sleep until then.
     pub(crate) fn fd(&self) -> Option<&TimerFd> {
-        self.fd.as_ref()
+        if self.asleep.load(Ordering::Acquire) { None } else { Some(&self.fd) }
+    }
+
+    /// Time has left the kernel's: from now on the driver sleeps.
+    pub(crate) fn leave_real_time(&self) {
+        self.asleep.store(true, Ordering::Release);
+        // Whoever arms from here on wakes the driver.
+        lock(&self.inner).armed = None;
     }
 
     pub(crate) fn insert(&self, due: Due) -> TimerKey {
@@ -56,7 +68,7 @@ impl Alarm {
             return false;
         }
         inner.armed = Some(at);
-        match &self.fd {
+        match self.fd() {
             Some(fd) => {
                 set(fd, at);
                 false
@@ -80,7 +92,7 @@ impl Alarm {
         let next = inner.timers.next();
         if next != inner.armed {
             inner.armed = next;
-            match (&self.fd, next) {
+            match (self.fd(), next) {
                 (Some(fd), Some(at)) => set(fd, at),
                 (Some(fd), None) => drop(fd.disarm()),
                 (None, _) => {}
@@ -93,10 +105,8 @@ impl Alarm {
     pub(crate) fn fired(&self) {
         let mut inner = lock(&self.inner);
         inner.armed = None;
-        if let Some(fd) = &self.fd {
-            // Only what it was armed for is lost by this, and `next` arms it again.
-            let _ = fd.clear();
-        }
+        // Only what it was armed for is lost by this, and `next` arms it again.
+        let _ = self.fd.clear();
     }
 }
 

@@ -6,6 +6,7 @@
 //! alarm, the list of scheduled connections.
 
 use crate::alarm::Due;
+use crate::budget::Grant;
 use crate::host::Host;
 use crate::readiness::{Bits, Readiness, WakeList};
 use crate::stats::count;
@@ -36,12 +37,18 @@ pub(crate) struct Inner {
     pub(crate) device: usize,
     /// It stands in the device's list of blocked connections.
     pub(crate) blocked: bool,
+    /// It has come to the head of that list: it may send before those who wait.
+    pub(crate) turn: bool,
     /// It stands in the engine's list of connections to be settled.
     pub(crate) touched: bool,
     /// It stands in the host's list of connections that have more to send.
     pub(crate) scheduled: bool,
     /// `set_linger`, as set.
     pub(crate) linger: Option<Duration>,
+    /// `set_quickack`, as set.
+    pub(crate) quickack: bool,
+    /// Somebody waits for acknowledgments: bytes acknowledged when they were last told.
+    acked: Option<u64>,
     /// The table does not hold it any more.
     detached: bool,
     /// An operation panicked with the lock held.
@@ -49,8 +56,9 @@ pub(crate) struct Inner {
     timer: Option<TimerKey>,
     /// The earliest deadline for which the alarm will ask.
     armed: Option<Instant>,
-    /// What the receive budget granted.
-    granted: usize,
+    /// It has a share of its port's guard, to be given back.
+    pub(crate) holds_port: bool,
+    granted: Grant,
     state: State,
     span: Span,
 }
@@ -58,7 +66,7 @@ pub(crate) struct Inner {
 /// How a connection leaves the table.
 #[derive(Debug)]
 enum Leave {
-    Closed,
+    Closed { holds_port: bool },
     TimeWait(TimeWait),
 }
 
@@ -67,7 +75,7 @@ enum Leave {
 #[must_use]
 pub(crate) struct After {
     pub(crate) wake: WakeList,
-    leave: Option<(Leave, usize)>,
+    leave: Option<(Leave, Grant)>,
     /// There is more to send than one hold.
     pub(crate) again: bool,
     /// The driver has to look at the alarm.
@@ -81,7 +89,13 @@ impl fmt::Debug for ConnCell {
 }
 
 impl ConnCell {
-    pub(crate) fn new(host: &Arc<Host>, conn: Connection, device: usize, granted: usize) -> Arc<Self> {
+    pub(crate) fn new(
+        host: &Arc<Host>,
+        conn: Connection,
+        device: usize,
+        granted: Grant,
+        linger: Option<Duration>,
+    ) -> Arc<Self> {
         let tuple = *conn.tuple();
         let span = tracing::debug_span!("connection", local = %tuple.local, remote = %tuple.remote);
         let inner = Inner {
@@ -90,13 +104,17 @@ impl ConnCell {
             readiness: Readiness::default(),
             device,
             blocked: false,
+            turn: false,
             touched: false,
             scheduled: false,
-            linger: None,
+            linger,
+            quickack: true,
+            acked: None,
             detached: false,
             broken: false,
             timer: None,
             armed: None,
+            holds_port: true,
             granted,
             span,
         };
@@ -137,6 +155,13 @@ impl ConnCell {
     /// Transmits at most one hold, turns events into readiness, arms the timer, and notes what has to
     /// be done without the lock.
     pub(crate) fn settle(self: &Arc<Self>, inner: &mut Inner, now: Instant, after: &mut After) {
+        if let Some(wanted) = inner.conn.wants_recv_buffer() {
+            let before = inner.granted.bytes;
+            self.host.budget.grow(&mut inner.granted, wanted);
+            if inner.granted.bytes > before {
+                inner.conn.grant_recv_buffer(inner.granted.bytes);
+            }
+        }
         let mut trouble = Trouble::default();
         let mut sent = tx::transmit(&self.host, self, inner, now, &mut trouble);
         if trouble.too_big || trouble.soft.is_some() {
@@ -148,10 +173,15 @@ impl ConnCell {
             inner.scheduled = true;
             after.again = true;
         }
-        let events = inner.conn.take_events();
-        if !events.is_empty() {
-            self.take_events(inner, events, now, after);
+        if inner.acked.is_some() {
+            inner.tell_of_acks(after);
         }
+        self.take_events(inner, after);
+        if inner.detached {
+            return;
+        }
+        // Whatever the events: what a connection owed at its end may have found the device full then.
+        self.prepare_leave(inner, now, after);
         if inner.detached {
             return;
         }
@@ -177,14 +207,20 @@ impl ConnCell {
             let _ = inner.conn.on_icmp(now, &local_error(&self.tuple, seq, reason));
         }
         if trouble.too_big {
-            let known = self.host.devices.route(self.tuple.remote, Some(self.tuple.local.ip())).map(|way| way.mtu);
+            let known =
+                self.host.devices.route(self.tuple.remote, Some(self.tuple.local.ip()), None).map(|way| way.mtu);
             let now_smaller = known.ok().filter(|&mtu| mtu < inner.conn.info().pmtu);
             // 0: what the kernel says of the route did not help; step down.
             inner.conn.on_path_mtu(now, now_smaller.unwrap_or(0));
         }
     }
 
-    fn take_events(&self, inner: &mut Inner, events: Events, now: Instant, after: &mut After) {
+    /// Turns what happened since the last look into readiness.
+    pub(crate) fn take_events(&self, inner: &mut Inner, after: &mut After) {
+        let events = inner.conn.take_events();
+        if events.is_empty() {
+            return;
+        }
         if events.contains(Events::STATE) {
             self.trace_state(inner);
         }
@@ -192,12 +228,13 @@ impl ConnCell {
         if !bits.is_empty() {
             inner.readiness.set(bits, &mut after.wake);
         }
-        if inner.detached {
-            return;
-        }
+    }
+
+    /// Takes the connection out of the alarm if it is over, and notes how it leaves the table.
+    fn prepare_leave(&self, inner: &mut Inner, now: Instant, after: &mut After) {
         let leave = match inner.conn.time_wait(now) {
-            Some(record) if events.contains(Events::TIME_WAIT) => Some(Leave::TimeWait(record)),
-            _ => inner.conn.is_closed().then_some(Leave::Closed),
+            Some(record) => Some(Leave::TimeWait(record)),
+            None => inner.conn.is_closed().then_some(Leave::Closed { holds_port: inner.holds_port }),
         };
         if let Some(leave) = leave {
             inner.detached = true;
@@ -232,16 +269,16 @@ impl ConnCell {
     pub(crate) fn leave(&self, after: &mut After) {
         let Some((leave, granted)) = after.leave.take() else { return };
         match leave {
-            Leave::Closed => self.host.on_closed(&self.tuple),
+            Leave::Closed { holds_port } => self.host.on_closed(&self.tuple, holds_port),
             Leave::TimeWait(record) => after.kick |= self.host.on_time_wait(&self.tuple, record),
         }
-        self.host.budget.release(granted, self.host.budget_total);
+        self.host.budget.release(granted);
     }
 
     /// Fails every operation that waits: the stack is dead, which they see when they look again.
     pub(crate) fn wake_everyone(self: &Arc<Self>) {
         let mut wake = WakeList::default();
-        self.lock().readiness.wake(Bits::ALL, &mut wake);
+        self.lock().readiness.wake(Bits::ALL | Bits::ACKED, &mut wake);
         wake.wake_all();
     }
 
@@ -250,23 +287,55 @@ impl ConnCell {
         let mut inner = self.lock();
         let timer = inner.timer.take();
         let detached = std::mem::replace(&mut inner.detached, true);
+        let holds_port = inner.holds_port;
         drop(inner);
         if let Some(key) = timer {
             drop(self.host.alarm.remove(key));
         }
         if !detached {
-            self.host.on_closed(&self.tuple);
+            self.host.on_closed(&self.tuple, holds_port);
         }
     }
 
-    /// Whether nobody holds the stream, but the peer has not acknowledged everything.
-    pub(crate) fn is_undelivered_orphan(self: &Arc<Self>) -> bool {
+    /// Whether the application has finished (the stream was dropped, or its write side shut down), but
+    /// the peer has not acknowledged everything.
+    pub(crate) fn is_undelivered(self: &Arc<Self>) -> bool {
         let inner = self.lock();
-        inner.conn.is_orphan() && !inner.conn.is_closed() && !inner.conn.is_all_acked()
+        let finished = inner.conn.is_orphan() || inner.conn.is_write_closed();
+        finished && !inner.conn.is_closed() && !inner.conn.is_all_acked()
+    }
+
+    /// The application lets go, or the stack ends and the stream is closed as the kernel does it at the end
+    /// of a process: FIN behind what was written, or RST if there is unread data or linger is zero.
+    pub(crate) fn let_go(self: &Arc<Self>) {
+        self.with(|inner, now| match inner.linger {
+            _ if inner.conn.is_orphan() => {}
+            Some(linger) if linger.is_zero() => inner.conn.abort(now),
+            _ => inner.conn.close(now),
+        });
     }
 }
 
 impl Inner {
+    /// Bytes of the stream that the peer has acknowledged since the connection was opened.
+    pub(crate) fn acked_bytes(&self) -> u64 {
+        self.conn.info().bytes_acked
+    }
+
+    /// From here on acknowledgments wake whoever waits for them.
+    pub(crate) fn watch_acks(&mut self) {
+        self.acked = Some(self.acked_bytes());
+    }
+
+    fn tell_of_acks(&mut self, after: &mut After) {
+        let acked = self.acked_bytes();
+        if self.acked != Some(acked) || self.conn.is_all_acked() || self.conn.state() == State::Closed {
+            // Who is not content watches again.
+            self.acked = None;
+            self.readiness.wake(Bits::ACKED, &mut after.wake);
+        }
+    }
+
     /// Whether the connection is still on its way to be one.
     pub(crate) fn is_opening(&self) -> bool {
         matches!(self.conn.state(), State::SynSent | State::SynReceived)

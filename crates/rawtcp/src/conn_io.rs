@@ -4,8 +4,8 @@ use crate::conn_cell::{After, ConnCell, Inner};
 use crate::error;
 use crate::readiness::{Bits, Seen};
 use crate::sync::Arc;
-use bytes::BufMut;
-use rawtcp_proto::{Connection, Instant, State, UserError};
+use bytes::{BufMut, Bytes};
+use rawtcp_proto::{CloseReason, Connection, Instant, State, UserError};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
@@ -25,9 +25,8 @@ impl ConnCell {
     }
 
     /// Sends what an operation made possible, and wakes whom it concerns.
-    fn conclude<'a>(self: &'a Arc<Self>, mut inner: std::sync::MutexGuard<'a, Inner>, now: Instant) {
+    fn conclude<'a>(self: &'a Arc<Self>, mut inner: std::sync::MutexGuard<'a, Inner>, now: Instant, mut after: After) {
         for _ in 1..USER_HOLDS {
-            let mut after = After::default();
             self.settle(&mut inner, now, &mut after);
             if !after.again {
                 drop(inner);
@@ -37,26 +36,38 @@ impl ConnCell {
             inner.scheduled = false;
             after.again = false;
             drop(inner);
-            self.finish(after);
+            self.finish(std::mem::take(&mut after));
             inner = self.lock();
         }
-        let mut after = After::default();
         self.settle(&mut inner, now, &mut after);
         drop(inner);
         self.finish(after);
     }
 
     /// Runs an operation of a direction if that is ready, and clears the readiness if there was nothing.
-    fn attempt<R>(inner: &mut Inner, mask: Bits, op: impl FnOnce(&mut Connection) -> Outcome<R>) -> Outcome<R> {
-        let seen = inner.readiness.seen(mask);
-        if seen.bits.is_empty() {
+    fn attempt<R>(
+        &self,
+        inner: &mut Inner,
+        mask: Bits,
+        after: &mut After,
+        op: impl FnOnce(&mut Connection) -> Outcome<R>,
+    ) -> Outcome<R> {
+        if !inner.readiness.has(mask) {
             return Err(UserError::WouldBlock);
         }
         let result = op(&mut inner.conn);
         if matches!(result, Err(UserError::WouldBlock)) {
-            inner.readiness.clear(seen);
+            self.exhausted(inner, mask, after);
         }
         result
+    }
+
+    /// An operation took all there was: clears the readiness, also that of segments which the driver has
+    /// delivered but not settled yet, as the operation has seen them.
+    fn exhausted(&self, inner: &mut Inner, mask: Bits, after: &mut After) {
+        self.take_events(inner, after);
+        let seen = inner.readiness.seen(mask);
+        inner.readiness.clear(seen);
     }
 
     /// An operation that never waits.
@@ -70,9 +81,13 @@ impl ConnCell {
             return Err(error::gone());
         }
         let now = self.now();
-        let result = Self::attempt(&mut inner, mask, |conn| op(conn, now));
+        let mut after = After::default();
+        let result = self.attempt(&mut inner, mask, &mut after, |conn| op(conn, now));
         if result.is_ok() {
-            self.conclude(inner, now);
+            self.conclude(inner, now, after);
+        } else {
+            drop(inner);
+            self.finish(after);
         }
         result.map_err(error::from_user)
     }
@@ -92,24 +107,28 @@ impl ConnCell {
             return Poll::Ready(Err(error::gone()));
         }
         let now = self.now();
+        let mut after = After::default();
         // The second round is for readiness that outlived its cause.
         loop {
             if !inner.readiness.has(mask) {
                 inner.readiness.register(mask, cx.waker());
+                drop(inner);
+                self.finish(after);
                 return Poll::Pending;
             }
-            match Self::attempt(&mut inner, mask, |conn| op(conn, now)) {
+            match self.attempt(&mut inner, mask, &mut after, |conn| op(conn, now)) {
                 Err(UserError::WouldBlock) => {}
                 Err(error) => {
+                    drop(inner);
+                    self.finish(after);
                     coop.made_progress();
                     return Poll::Ready(Err(error::from_user(error)));
                 }
                 Ok(result) => {
                     if short(&result) {
-                        let seen = inner.readiness.seen(mask);
-                        inner.readiness.clear(seen);
+                        self.exhausted(&mut inner, mask, &mut after);
                     }
-                    self.conclude(inner, now);
+                    self.conclude(inner, now, after);
                     coop.made_progress();
                     return Poll::Ready(Ok(result));
                 }
@@ -153,9 +172,10 @@ impl ConnCell {
 
     /// Reads as much as there is, and as the buffer takes.
     pub(crate) fn try_read_buf(self: &Arc<Self>, buf: &mut impl BufMut) -> io::Result<usize> {
-        self.try_op(Bits::READ, |conn, now| {
-            // As tokio: the room that is there now, not what the buffer could grow to.
-            let room = if buf.has_remaining_mut() { buf.chunk_mut().len() } else { 0 };
+        // As tokio: the room that is there now, not what the buffer could grow to.
+        let room = if buf.has_remaining_mut() { buf.chunk_mut().len() } else { 0 };
+        let mut chunks = Vec::new();
+        let total = self.try_op(Bits::READ, |conn, now| {
             let mut total = 0;
             while total < room {
                 // As in `try_read`: only the first may report the end or an error.
@@ -163,11 +183,14 @@ impl ConnCell {
                     break;
                 }
                 let Some(chunk) = conn.read_chunk(now, room - total)? else { break };
-                buf.put_slice(&chunk);
                 total += chunk.len();
+                chunks.push(chunk);
             }
             Ok(total)
-        })
+        })?;
+        // With the lock given back: the buffer is code of the caller's.
+        chunks.iter().for_each(|chunk| buf.put_slice(chunk));
+        Ok(total)
     }
 
     pub(crate) fn try_peek(self: &Arc<Self>, buf: &mut [u8]) -> io::Result<usize> {
@@ -176,6 +199,27 @@ impl ConnCell {
 
     pub(crate) fn try_write(self: &Arc<Self>, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         self.try_op(Bits::WRITE, |conn, now| write_all_of(conn, now, bufs))
+    }
+
+    pub(crate) fn try_read_chunk(self: &Arc<Self>, max: usize) -> io::Result<Option<Bytes>> {
+        self.try_op(Bits::READ, |conn, now| {
+            if max == 0 {
+                return Ok(Some(Bytes::new()));
+            }
+            conn.read_chunk(now, max)
+        })
+    }
+
+    pub(crate) fn try_write_bytes(self: &Arc<Self>, bytes: Bytes) -> io::Result<usize> {
+        self.try_op(Bits::WRITE, |conn, now| conn.write_bytes(now, bytes))
+    }
+
+    /// Waits until the peer has acknowledged what has been written by now.
+    pub(crate) fn acknowledged(self: &Arc<Self>) -> Acknowledged<'_> {
+        let inner = self.lock();
+        let bytes = inner.acked_bytes() + inner.conn.unacked_len() as u64;
+        let fin = inner.conn.is_write_closed();
+        Acknowledged { cell: self, bytes, fin, key: None }
     }
 
     /// Runs an operation of the caller's if one of these bits is set.
@@ -234,6 +278,7 @@ impl ConnCell {
     pub(crate) async fn connected(self: &Arc<Self>) -> io::Result<()> {
         loop {
             let seen = self.ready(Bits::WRITE | Bits::ERROR).await?;
+            poll_fn(poll_proceed).await.made_progress();
             let mut inner = self.lock();
             if inner.is_opening() {
                 inner.readiness.clear(seen);
@@ -255,7 +300,7 @@ impl ConnCell {
         }
         let now = self.now();
         let result = inner.conn.shutdown(now);
-        self.conclude(inner, now);
+        self.conclude(inner, now, After::default());
         match result {
             Ok(()) | Err(UserError::NotConnected) => Ok(()),
             Err(error) => Err(error::from_user(error)),
@@ -267,20 +312,8 @@ impl ConnCell {
         let mut inner = self.lock();
         let now = self.now();
         let result = op(&mut inner, now);
-        self.conclude(inner, now);
+        self.conclude(inner, now, After::default());
         result
-    }
-
-    /// The application lets go of the stream: it is closed in the background, or reset if there was
-    /// unread data or zero linger.
-    pub(crate) fn release(self: &Arc<Self>) {
-        self.with(|inner, now| match inner.linger {
-            Some(linger) if linger.is_zero() => inner.conn.abort(now),
-            _ => inner.conn.close(now),
-        });
-        if self.host().is_dead() {
-            crate::drain::late(self);
-        }
     }
 }
 
@@ -332,7 +365,7 @@ fn write_all_of(conn: &mut Connection, now: Instant, bufs: &[IoSlice<'_>]) -> Ou
     Ok(total)
 }
 
-/// A task's wait for readiness; leaves no trace when dropped.
+/// A task's wait for readiness; leaves no trace when dropped. It takes none of the task's budget, as tokio's.
 #[derive(Debug)]
 pub(crate) struct ReadyFuture<'a> {
     cell: &'a Arc<ConnCell>,
@@ -360,6 +393,49 @@ impl Future for ReadyFuture<'_> {
 }
 
 impl Drop for ReadyFuture<'_> {
+    fn drop(&mut self) {
+        if self.key.is_some() {
+            self.cell.lock().readiness.waiters().leave(&mut self.key);
+        }
+    }
+}
+
+/// A task's wait for acknowledgments; leaves no trace when dropped.
+#[derive(Debug)]
+pub(crate) struct Acknowledged<'a> {
+    cell: &'a Arc<ConnCell>,
+    bytes: u64,
+    fin: bool,
+    key: Option<usize>,
+}
+
+impl Future for Acknowledged<'_> {
+    type Output = io::Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let coop = ready!(poll_proceed(cx));
+        let this = self.get_mut();
+        let mut inner = this.cell.lock();
+        let failed = inner.conn.close_reason().filter(|&reason| reason != CloseReason::Graceful);
+        let result =
+            if inner.acked_bytes() >= this.bytes && (!this.fin || inner.conn.is_all_acked() && failed.is_none()) {
+                Ok(())
+            } else if let Some(reason) = failed {
+                Err(error::from_reason(reason))
+            } else if this.cell.host().is_dead() || inner.conn.state() == State::Closed {
+                Err(error::gone())
+            } else {
+                inner.watch_acks();
+                inner.readiness.waiters().wait(&mut this.key, Bits::ACKED, cx.waker());
+                return Poll::Pending;
+            };
+        inner.readiness.waiters().leave(&mut this.key);
+        coop.made_progress();
+        Poll::Ready(result)
+    }
+}
+
+impl Drop for Acknowledged<'_> {
     fn drop(&mut self) {
         if self.key.is_some() {
             self.cell.lock().readiness.waiters().leave(&mut self.key);

@@ -2,14 +2,15 @@
 
 use crate::conn_cell::{After, ConnCell};
 use crate::error;
-use crate::host::Host;
+use crate::host::{Hold, Host};
 use crate::net::TcpStream;
 use crate::stats::count;
 use crate::sync::Arc;
 use rawtcp_proto::stack::Claim;
-use rawtcp_proto::{Connection, FourTuple, Path};
+use rawtcp_proto::{ConnConfig, Connection, FourTuple, Path};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::time::Duration;
 
 /// The address that is really meant: loopback for "any", IPv4 for a mapped address. Says whether it was
 /// mapped, as the addresses of such a stream are shown mapped too.
@@ -38,11 +39,27 @@ fn scoped(addr: SocketAddr, scope: u32) -> SocketAddr {
     }
 }
 
+/// How a connection is opened.
+#[derive(Debug)]
+pub(crate) struct ConnectOptions {
+    pub(crate) conn: ConnConfig,
+    pub(crate) linger: Option<Duration>,
+    /// The address and port it is opened from.
+    pub(crate) bound: Option<Hold>,
+    /// The interface it is opened by.
+    pub(crate) device: Option<String>,
+}
+
 impl Host {
+    /// Those of `TcpStream::connect`.
+    pub(crate) fn connect_options(&self) -> ConnectOptions {
+        ConnectOptions { conn: self.settings.conn.clone(), linger: None, bound: None, device: None }
+    }
+
     /// Opens a connection to one address. Dropping the future takes everything back.
-    pub(crate) async fn connect(self: &Arc<Self>, addr: SocketAddr) -> io::Result<TcpStream> {
+    pub(crate) async fn connect(self: &Arc<Self>, addr: SocketAddr, options: ConnectOptions) -> io::Result<TcpStream> {
         let (remote, mapped) = meant(addr);
-        let cell = self.begin_connect(remote)?;
+        let cell = self.begin_connect(remote, options)?;
         // From here on the stream's own `drop` cleans up.
         let stream = TcpStream::new(cell, mapped);
         stream.cell().connected().await?;
@@ -50,7 +67,7 @@ impl Host {
     }
 
     /// Takes a four-tuple and sends the SYN.
-    fn begin_connect(self: &Arc<Self>, remote: SocketAddr) -> io::Result<Arc<ConnCell>> {
+    fn begin_connect(self: &Arc<Self>, remote: SocketAddr, options: ConnectOptions) -> io::Result<Arc<ConnCell>> {
         self.check_open()?;
         if !rawtcp_proto::is_unicast(remote.ip()) {
             // RFC 9293 §3.9.1.1 [MUST-46]: a local error, and the kernel's words.
@@ -59,11 +76,13 @@ impl Host {
         if remote.port() == 0 {
             return Err(error::os(error::ECONNREFUSED));
         }
-        let way = self.devices.route(remote, None)?;
+        let ConnectOptions { conn, linger, bound, device: by } = options;
+        let bound_ip = bound.as_ref().map(|hold| hold.local().ip().to_canonical()).filter(|ip| !ip.is_unspecified());
+        let way = self.devices.route(remote, bound_ip, by.as_deref())?;
         let remote = scoped(remote, way.scope);
         let source = scoped(SocketAddr::new(way.source, 0), way.scope);
         let device = self.devices.towards(remote.ip())?;
-        let (config, granted) = self.conn_config();
+        let (config, granted) = self.grant(device, conn);
         let now = self.clock.now();
         let claim = |local| {
             let tuple = FourTuple::new(local, remote);
@@ -76,14 +95,19 @@ impl Host {
             };
             let ts_offset = shard.ts_offset(&tuple);
             let conn = Connection::connect(now, &config, tuple, iss, ts_offset, Path { mtu: way.mtu });
-            let cell = ConnCell::new(self, conn, device, granted);
+            let cell = ConnCell::new(self, conn, device, granted, linger);
             shard.insert(tuple, cell.clone());
             Some((cell, took_over))
         };
-        let cell = self
-            .ports
-            .connect(&self.devices, source, remote, claim)
-            .inspect_err(|_| self.budget.release(granted, self.budget_total))?;
+        let cell = match &bound {
+            Some(hold) => {
+                let mut local = source;
+                local.set_port(hold.local().port());
+                self.ports.connect_bound(local, claim)
+            }
+            None => self.ports.connect(&self.devices, source, remote, claim),
+        };
+        let cell = cell.inspect_err(|_| self.budget.release(granted))?;
         count(&self.counters.connects, 1);
         let mut after = After::default();
         cell.settle(&mut cell.lock(), now, &mut after);

@@ -2,6 +2,7 @@
 //! reserved on them.
 
 use crate::error;
+use crate::ports::{Bind, canonical};
 use crate::sync::Arc;
 use crate::tx_queue::TxQueue;
 use rawtcp_io::mem::{self, LoopbackDevice, MemConfig, Switch};
@@ -67,6 +68,14 @@ pub(crate) struct Devices {
     v4: Option<usize>,
     v6: Option<usize>,
     addresses: Addresses,
+    /// Where the raw sockets are: the inode of their network namespace.
+    namespace: Option<u64>,
+}
+
+/// The network namespace of the calling thread; `None` where that is not shown.
+fn namespace() -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/thread-self/ns/net").ok().map(|ns| ns.ino())
 }
 
 /// How a peer is reached.
@@ -100,6 +109,24 @@ impl Reservation {
     }
 }
 
+impl Reservation {
+    /// Reserves a port without a stack, as a stack with this device would.
+    pub(crate) fn without_stack(device: &Device, request: &Bind) -> io::Result<Self> {
+        let &Bind { addr, v6only, device: ref device_name, .. } = request;
+        match device {
+            Device::Raw => {
+                let guard = Guard::bind(&GuardRequest { addr, v6only, device: device_name.clone() })?;
+                Ok(Reservation::Kernel(guard))
+            }
+            Device::Loopback => {
+                let device = Switch::process().attach(MemConfig::loopback());
+                Ok(Reservation::Switch(device.reserve(addr, v6only)?))
+            }
+            Device::Own { .. } => Ok(Reservation::Own(addr)),
+        }
+    }
+}
+
 /// Errors that mean "this host has no IPv6", not "something is wrong".
 fn lacks_family(error: &io::Error) -> bool {
     const EPROTONOSUPPORT: i32 = 93;
@@ -120,7 +147,7 @@ impl Devices {
     }
 
     fn one(io: Arc<dyn PacketIo>, addresses: Addresses) -> Self {
-        Devices { all: vec![Open::new(io, Carries::Tcp)], v4: Some(0), v6: Some(0), addresses }
+        Devices { all: vec![Open::new(io, Carries::Tcp)], v4: Some(0), v6: Some(0), addresses, namespace: None }
     }
 
     fn open_raw() -> io::Result<Self> {
@@ -138,11 +165,25 @@ impl Devices {
             Err(error) if lacks_family(&error) => None,
             Err(error) => return Err(error),
         };
-        Ok(Devices { all, v4: Some(0), v6, addresses: Addresses::Kernel })
+        Ok(Devices { all, v4: Some(0), v6, addresses: Addresses::Kernel, namespace: namespace() })
     }
 
     pub(crate) fn all(&self) -> &[Open] {
         &self.all
+    }
+
+    /// Refuses what would be asked of another network namespace's kernel than that of the raw sockets: the
+    /// answers would be wrong, and guards would guard nothing.
+    fn check_namespace(&self) -> io::Result<()> {
+        if self.is_here() {
+            return Ok(());
+        }
+        Err(io::Error::other("this thread is in another network namespace than the sockets of its rawtcp stack"))
+    }
+
+    /// Whether the calling thread is in the raw sockets' network namespace, as far as can be known.
+    pub(crate) fn is_here(&self) -> bool {
+        self.namespace.is_none() || namespace().is_none_or(|here| Some(here) == self.namespace)
     }
 
     /// Whether time inside the process is the devices' time.
@@ -164,6 +205,11 @@ impl Devices {
         matches!(self.addresses, Addresses::Switch(_))
     }
 
+    /// Whether a reservation that was made without a stack is good here.
+    pub(crate) fn takes(&self, reservation: &Reservation) -> bool {
+        matches!((&self.addresses, reservation), (Addresses::Kernel, Reservation::Kernel(_)))
+    }
+
     /// Whether each guard costs a descriptor.
     pub(crate) fn guards_cost_descriptors(&self) -> bool {
         matches!(self.addresses, Addresses::Kernel)
@@ -179,18 +225,14 @@ impl Devices {
         &self.all[at]
     }
 
-    /// The memory of all receive queues together, in bytes.
-    pub(crate) fn receive_memory(&self) -> usize {
-        self.all.iter().filter(|open| open.carries == Carries::Tcp).map(|open| open.io.recv_queue_bytes()).sum()
-    }
-
-    /// How a peer is reached, from an address of the caller's choice or the system's.
-    pub(crate) fn route(&self, remote: SocketAddr, source: Option<IpAddr>) -> io::Result<Way> {
+    /// How a peer is reached, from an address and by an interface of the caller's choice or the system's.
+    pub(crate) fn route(&self, remote: SocketAddr, source: Option<IpAddr>, by: Option<&str>) -> io::Result<Way> {
         let device = self.towards(remote.ip())?;
         let mtu = self.all[device].io.capabilities().mtu;
         match &self.addresses {
             Addresses::Kernel => {
-                let route = route::lookup(remote, source, None)?;
+                self.check_namespace()?;
+                let route = route::lookup(remote, source, by)?;
                 Ok(Way { source: route.source, scope: route.scope, mtu: route.mtu.min(mtu) })
             }
             Addresses::Switch(_) => {
@@ -210,11 +252,16 @@ impl Devices {
     }
 
     /// Reserves a port, which must be given where we own the addresses.
-    pub(crate) fn reserve(&self, addr: SocketAddr, v6only: bool) -> io::Result<Reservation> {
+    pub(crate) fn reserve(&self, addr: SocketAddr, v6only: bool, device: Option<&str>) -> io::Result<Reservation> {
         match &self.addresses {
-            Addresses::Kernel => Ok(Reservation::Kernel(Guard::bind(&GuardRequest { addr, v6only, device: None })?)),
-            Addresses::Switch(device) => Ok(Reservation::Switch(device.reserve(addr, v6only)?)),
+            Addresses::Kernel => {
+                self.check_namespace()?;
+                let device = device.map(str::to_owned);
+                Ok(Reservation::Kernel(Guard::bind(&GuardRequest { addr, v6only, device })?))
+            }
+            Addresses::Switch(device) => Ok(Reservation::Switch(device.reserve(canonical(addr), v6only)?)),
             Addresses::Own(own) => {
+                let addr = canonical(addr);
                 if !(addr.ip().is_unspecified() || own.contains(&addr.ip())) {
                     return Err(error::os(error::EADDRNOTAVAIL));
                 }
@@ -233,8 +280,13 @@ impl Devices {
         self.all.iter().filter(|open| open.carries == Carries::Tcp).try_for_each(|open| open.io.set_ports(ports))
     }
 
-    /// Packets lost at full receive queues.
+    /// Packets dropped as they were larger than the buffers for them.
+    pub(crate) fn truncated(&self) -> u64 {
+        self.all.iter().map(|open| open.io.truncated()).sum()
+    }
+
+    /// Segments lost at full receive queues.
     pub(crate) fn drops(&self) -> u64 {
-        self.all.iter().map(|open| open.io.drops()).sum()
+        self.all.iter().filter(|open| open.carries == Carries::Tcp).map(|open| open.io.drops()).sum()
     }
 }

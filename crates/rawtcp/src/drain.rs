@@ -1,15 +1,16 @@
 //! The end: what was written is delivered although nobody drives the stack any more.
 //!
 //! Kernel TCP goes on after a program has ended; this stack can not. So when its driver is dropped, it
-//! goes on without a runtime, blocking, until everything that dropped streams left behind is
-//! acknowledged or `exit_drain` is over. A stream dropped still later does the same for itself in what
-//! is left of that time.
+//! goes on without a runtime, blocking, until everything is acknowledged or `exit_drain` is over: first
+//! what streams left that were dropped or shut down, then what the others have written, which are closed as
+//! the kernel closes the sockets of a process that ends. Who has not delivered then is reset: a peer learns
+//! of the end in any case.
 
 use crate::clock::real_now;
 use crate::conn_cell::ConnCell;
 use crate::engine::Engine;
 use crate::host::{Host, Life};
-use crate::sync::{Arc, lock};
+use crate::sync::Arc;
 use rawtcp_io::wait::{self, EventFd, Interest};
 use rawtcp_io::{Drained, ReadySource};
 use std::os::fd::AsFd;
@@ -21,77 +22,79 @@ const BATCHES: usize = 16;
 /// How long to wait at most for something that cannot wake us: a stream dropped by another thread.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Where packets cannot be lost, nobody answers who has not answered for this long.
-const QUIET: Duration = Duration::from_millis(100);
+/// On links where packets cannot be lost, nobody answers any more who has not answered for this long: a stack
+/// that nobody drives. A peer may well be busy for a while.
+const QUIET: Duration = Duration::from_secs(1);
 
-/// The engine of a dead stack.
-#[derive(Debug)]
-pub(crate) struct Retired {
-    engine: Engine,
-    until: Instant,
+/// How long resets may take to leave by a device that is full.
+const FLUSH: Duration = Duration::from_millis(100);
+
+/// Every operation fails from here on, and every stream is closed.
+pub(crate) fn end_all(host: &Arc<Host>) {
+    fail_all(host);
+    close_all(host);
 }
 
-/// The driver is gone: fails whoever waits, then delivers what is left to be delivered.
-pub(crate) fn bury(engine: Engine, politely_waited: bool) {
-    let host = engine.host().clone();
+/// From here on nobody begins to wait, and nobody waits. Without any lock: a waker may drop streams.
+fn fail_all(host: &Arc<Host>) {
     host.set_life(Life::Dead);
-    // From here on nobody begins to wait. Without any lock: a waker may drop streams.
     host.connections().iter().for_each(ConnCell::wake_everyone);
-    host.listeners().iter().for_each(|listener| listener.wake_everyone());
-    let patience = if politely_waited { Duration::ZERO } else { host.settings.exit_drain };
-    let mut retired = Retired { engine, until: real_now() + patience };
-    {
-        let mut place = lock(&host.retired);
-        // Under the lock: whoever drops a stream meanwhile waits here, and then delivers by itself.
-        let orphans: Vec<_> = host.connections().into_iter().filter(ConnCell::is_undelivered_orphan).collect();
-        retired.deliver(orphans);
-        for cell in host.connections() {
-            if cell.lock().conn.is_orphan() {
-                cell.forget();
-            }
-        }
-        *place = Some(retired);
+    for listener in host.listeners() {
+        listener.wake_everyone();
+        // What was not accepted is reset, as if the listener had been dropped.
+        listener.close(true);
     }
-    clear_if_empty(&host);
-    host.bury();
 }
 
-/// A stream was dropped on a dead stack.
-pub(crate) fn late(cell: &Arc<ConnCell>) {
-    let host = cell.host();
-    {
-        let mut place = lock(&host.retired);
-        // Nothing there yet: the driver is about to begin, and will find this orphan in the table.
-        let Some(retired) = place.as_mut() else { return };
-        retired.deliver(vec![cell.clone()]);
+fn close_all(host: &Arc<Host>) {
+    host.connections().iter().for_each(ConnCell::let_go);
+}
+
+/// The driver is gone: fails whoever waits, then delivers what is left to be delivered. An engine that is
+/// `broken`, as the driver panicked at work, is not trusted with that.
+pub(crate) fn bury(engine: Engine, politely_waited: bool, broken: bool) {
+    let host = engine.host().clone();
+    fail_all(&host);
+    if broken {
+        drop(engine);
+    } else {
+        let patience = if politely_waited { Duration::ZERO } else { host.settings.exit_drain };
+        let mut drain = Drain { engine, until: real_now() + patience };
+        drain.deliver();
+        close_all(&host);
+        drain.deliver();
+        drain.reset_rest();
+    }
+    for cell in host.connections() {
         cell.forget();
     }
-    clear_if_empty(host);
-}
-
-/// The last stream is gone: so are the engine and with it the last reference of the stack to itself.
-fn clear_if_empty(host: &Arc<Host>) {
-    if host.connections().is_empty() {
-        let gone = lock(&host.retired).take();
-        for open in host.devices.all() {
-            open.queue.clear();
-        }
-        drop(host.take_scheduled());
-        drop(gone);
+    for open in host.devices.all() {
+        open.queue.clear();
     }
+    // A segment that comes now finds nobody: the kernel says so.
+    host.ports.abandon();
+    host.bury();
+    drop(host.take_scheduled(usize::MAX));
 }
 
-/// Waits, blocking, until a stack whose driver still runs has delivered what dropped streams left.
-pub(crate) fn wait_for_orphans(host: &Arc<Host>) {
+/// Waits, blocking, until a stack whose driver still runs has delivered what streams left.
+pub(crate) fn wait_for_delivery(host: &Arc<Host>) {
     let until = real_now() + host.settings.exit_drain;
-    while real_now() < until && !host.is_dead() && host.connections().iter().any(ConnCell::is_undelivered_orphan) {
+    while real_now() < until && !host.is_buried() && host.connections().iter().any(ConnCell::is_undelivered) {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-impl Retired {
-    /// Drives the stack until these have delivered, or time is over.
-    fn deliver(&mut self, mut waiting: Vec<Arc<ConnCell>>) {
+/// An engine without a driver.
+#[derive(Debug)]
+struct Drain {
+    engine: Engine,
+    until: Instant,
+}
+
+impl Drain {
+    /// Drives the stack until what was finished is delivered, or time is over. At least one turn.
+    fn deliver(&mut self) {
         let lossless = self.engine.host().devices.are_lossless();
         let (mut received, mut last_sign) = (self.engine.received, real_now());
         let event = EventFd::new().map(Arc::new).ok();
@@ -99,23 +102,48 @@ impl Retired {
             if let Some(event) = &event {
                 self.register(event);
             }
-            self.turn();
-            waiting.retain(ConnCell::is_undelivered_orphan);
+            let more = self.turn();
             let now = real_now();
-            if waiting.is_empty() || now >= self.until {
+            if now >= self.until || !self.engine.host().connections().iter().any(ConnCell::is_undelivered) {
                 return;
             }
             if self.engine.received != received {
                 (received, last_sign) = (self.engine.received, now);
-            } else if lossless && now.duration_since(last_sign) > QUIET {
+            } else if lossless && self.engine.host().devices.drops() == 0 && now.duration_since(last_sign) > QUIET {
                 return;
             }
-            self.wait(event.as_deref(), self.until - now);
+            if !more {
+                self.wait(event.as_deref(), self.until - now);
+            }
         }
     }
 
-    /// One turn, as the driver's, without readiness.
-    fn turn(&mut self) {
+    /// Resets the connections that have not delivered.
+    fn reset_rest(&mut self) {
+        let host = self.engine.host().clone();
+        let rest: Vec<_> = host.connections().into_iter().filter(ConnCell::is_undelivered).collect();
+        if rest.is_empty() {
+            return;
+        }
+        for cell in &rest {
+            tracing::debug!(connection = ?cell.tuple(), "not delivered before the end of the stack: reset");
+            cell.with(|inner, now| inner.conn.abort(now));
+        }
+        let until = real_now() + FLUSH;
+        loop {
+            let more = self.turn();
+            let now = real_now();
+            if now >= until || !more && !host.devices.all().iter().any(|open| open.queue.is_busy()) {
+                return;
+            }
+            if !more {
+                self.wait(None, until - now);
+            }
+        }
+    }
+
+    /// One turn, as the driver's, without readiness. Says whether there is more to do without waiting.
+    fn turn(&mut self) -> bool {
         let devices = self.engine.host().devices.all().len();
         for at in 0..devices {
             for _ in 0..BATCHES {
@@ -124,13 +152,14 @@ impl Retired {
                 }
             }
         }
-        while self.engine.timers() {}
-        self.engine.scheduled();
+        let mut more = self.engine.timers();
+        more |= self.engine.scheduled();
         for at in 0..devices {
             if self.engine.host().devices.get(at).queue.is_busy() {
-                self.engine.flush(at);
+                more |= self.engine.flush(at);
             }
         }
+        more
     }
 
     fn register(&self, event: &Arc<EventFd>) {

@@ -5,31 +5,46 @@
 //! tokio's timer where there is one.
 
 use crate::ambient;
+use crate::clock::real_now;
 use crate::conn_cell::ConnCell;
 use crate::drain;
 use crate::engine::Engine;
-use crate::host::Host;
+use crate::host::{Host, Life};
 use crate::sync::Arc;
 use rawtcp_io::{Drained, ReadySource};
 use rawtcp_proto::Instant;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Handle};
 use tokio::time::Sleep;
 
-/// Rounds over all sources before the task yields: about a millisecond under full load.
+/// Rounds over all sources before the task yields.
 const ROUNDS: usize = 8;
+
+/// No further round is begun after this time, for the sake of the runtime's other tasks.
+const TURN: Duration = Duration::from_millis(1);
+
+/// How soon to look again at a device that cannot be waited for: there is no descriptor left.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Errors in a row after which a device is left alone until it has news. Packets may be queued behind an error,
+/// and nothing would tell of them.
+const ERRORS: u32 = 16;
 
 /// How one device is waited for.
 #[derive(Debug)]
 enum Source {
     Fd {
         readable: AsyncFd<OwnedFd>,
+        /// Errors since the last batch.
+        errors: u32,
         /// Registered only while the device is full: the kernel reports "writable" after every packet
         /// sent, and would wake the reactor each time.
         writable: Option<AsyncFd<OwnedFd>>,
@@ -55,7 +70,10 @@ pub(crate) struct Driver {
     timer: Timer,
     /// The runtime whose default stack this is.
     default_of: Option<runtime::Id>,
-    waited: bool,
+    /// `close` was called and its first part is over: every stream has been closed.
+    ending: bool,
+    /// It is in a turn. Dropped like this, it has panicked there.
+    at_work: bool,
 }
 
 impl Driver {
@@ -67,7 +85,9 @@ impl Driver {
         let mut sources = Vec::new();
         for open in host.devices.all() {
             sources.push(match open.io.ready_source() {
-                ReadySource::Fd(fd) => Source::Fd { readable: watch(fd, Interest::READABLE)?, writable: None },
+                ReadySource::Fd(fd) => {
+                    Source::Fd { readable: watch(fd, Interest::READABLE)?, errors: 0, writable: None }
+                }
                 ReadySource::Waker(_) => Source::Slot,
             });
         }
@@ -76,7 +96,7 @@ impl Driver {
             None => Timer::Sleep(None),
         };
         let engine = Some(Engine::new(host.clone()));
-        Ok(Driver { engine, sources, timer, default_of, waited: false })
+        Ok(Driver { engine, sources, timer, default_of, ending: false, at_work: false })
     }
 
     /// Drives a stack by a task of this runtime.
@@ -98,24 +118,28 @@ impl Driver {
     /// Takes what a device has received, one batch. Says whether there may be more to do.
     fn poll_readable(&mut self, at: usize, cx: &mut Context<'_>) -> bool {
         let Some(engine) = &mut self.engine else { return false };
-        match &self.sources[at] {
-            Source::Fd { readable, .. } => {
+        match &mut self.sources[at] {
+            Source::Fd { readable, errors, .. } => {
                 let Poll::Ready(Ok(mut guard)) = readable.poll_read_ready(cx) else { return false };
-                match engine.receive(at) {
+                let result = engine.receive(at);
+                *errors = if result.is_ok() { 0 } else { *errors + 1 };
+                match result {
                     Ok(Drained::Maybe) => {}
                     // A short batch has drained the socket: no further call is needed to know.
                     Ok(Drained::Yes) => guard.clear_ready(),
                     Err(error) => {
                         // ENETDOWN and the like: reported once each by the kernel.
-                        guard.clear_ready();
                         engine.host().warn_once_unknown("receive", &error);
+                        if *errors >= ERRORS {
+                            *errors = 0;
+                            guard.clear_ready();
+                        }
                     }
                 }
                 true
             }
             Source::Slot => {
-                let host = engine.host().clone();
-                if let ReadySource::Waker(slot) = host.devices.get(at).io.ready_source() {
+                if let ReadySource::Waker(slot) = engine.host().devices.get(at).io.ready_source() {
                     // Before looking, or a packet in between would wake nobody.
                     slot.register(cx.waker());
                 }
@@ -128,7 +152,7 @@ impl Driver {
     fn poll_writable(&mut self, at: usize, cx: &mut Context<'_>) -> bool {
         let Some(engine) = &mut self.engine else { return false };
         let busy = engine.host().devices.get(at).queue.is_busy();
-        let Source::Fd { readable, writable } = &mut self.sources[at] else {
+        let Source::Fd { readable, writable, .. } = &mut self.sources[at] else {
             return busy && engine.flush(at);
         };
         if !busy {
@@ -139,8 +163,13 @@ impl Driver {
             Some(copied) => copied,
             None => match watch(readable.as_fd(), Interest::WRITABLE) {
                 Ok(copied) => writable.insert(copied),
-                // Out of descriptors: look again as soon as anything happens.
-                Err(_) => return engine.flush(at),
+                Err(_) => {
+                    let flushed = engine.flush(at);
+                    if !flushed {
+                        engine.host().look_later(LOOK);
+                    }
+                    return flushed;
+                }
             },
         };
         loop {
@@ -155,26 +184,30 @@ impl Driver {
     /// Serves what is due. Says whether anything was.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(engine) = &mut self.engine else { return false };
-        let host = engine.host().clone();
+        if matches!(self.timer, Timer::Fd(_)) && !engine.host().clock.is_real() {
+            // Somebody paused tokio's clock.
+            engine.host().alarm.leave_real_time();
+            self.timer = Timer::Sleep(None);
+        }
         match &mut self.timer {
             Timer::Fd(fd) => {
                 let Poll::Ready(Ok(mut guard)) = fd.poll_read_ready(cx) else { return false };
-                host.alarm.fired();
+                engine.host().alarm.fired();
                 guard.clear_ready();
                 engine.timers();
-                host.alarm.next();
+                engine.host().alarm.next();
                 true
             }
             Timer::Sleep(sleep) => {
-                let Some(at) = host.alarm.next() else {
+                let Some(at) = engine.host().alarm.next() else {
                     *sleep = None;
                     return false;
                 };
-                if at <= host.clock.now() {
+                if at <= engine.host().clock.now() {
                     engine.timers();
                     return true;
                 }
-                let Some(until) = host.clock.to_tokio(at) else { return false };
+                let Some(until) = engine.host().clock.to_tokio(at) else { return false };
                 match sleep {
                     Some((set, _)) if *set == at => {}
                     Some((set, sleep)) => {
@@ -188,16 +221,24 @@ impl Driver {
         }
     }
 
-    /// Whether it is time to end: the stack was closed and has delivered, or nobody can use it any more.
+    /// Whether it is time to end: nobody can use the stack any more, or it was closed. In that case first what
+    /// was finished is delivered, and what is not is still in use; then the rest is closed and delivered.
     fn is_over(&mut self) -> bool {
         let Some(engine) = &self.engine else { return true };
         let host = engine.host();
-        if host.is_closing() {
-            let patience_over = host.close_deadline_passed();
-            self.waited = patience_over || !host.connections().iter().any(ConnCell::is_undelivered_orphan);
-            return self.waited;
+        if !host.is_closing() {
+            return host.is_abandoned();
         }
-        host.is_abandoned()
+        let patience_over = host.close_deadline_passed();
+        let wait = |host: &Host| !patience_over && host.connections().iter().any(ConnCell::is_undelivered);
+        if !self.ending {
+            if wait(host) {
+                return false;
+            }
+            drain::end_all(host);
+            self.ending = true;
+        }
+        !wait(host)
     }
 }
 
@@ -220,21 +261,34 @@ impl Future for Driver {
             // Before anything is looked at: what comes later kicks again.
             engine.host().attend(cx.waker());
         }
+        this.at_work = true;
+        let outcome = this.rounds(cx);
+        this.at_work = false;
+        outcome
+    }
+}
+
+impl Driver {
+    fn rounds(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let begin = real_now();
         for _ in 0..ROUNDS {
             let mut busy = false;
-            for at in 0..this.sources.len() {
-                busy |= this.poll_readable(at, cx);
+            for at in 0..self.sources.len() {
+                busy |= self.poll_readable(at, cx);
             }
-            busy |= this.poll_timer(cx);
-            busy |= this.engine.as_mut().is_some_and(Engine::scheduled);
-            for at in 0..this.sources.len() {
-                busy |= this.poll_writable(at, cx);
+            busy |= self.poll_timer(cx);
+            busy |= self.engine.as_mut().is_some_and(Engine::scheduled);
+            for at in 0..self.sources.len() {
+                busy |= self.poll_writable(at, cx);
             }
-            if this.is_over() {
+            if self.is_over() {
                 return Poll::Ready(());
             }
             if !busy {
                 return Poll::Pending;
+            }
+            if begin.elapsed() >= TURN {
+                break;
             }
         }
         // Others get their turn before the next rounds.
@@ -249,6 +303,14 @@ impl Drop for Driver {
         if let Some(id) = self.default_of {
             ambient::forget(id, engine.host());
         }
-        drain::bury(engine, self.waited);
+        let host = engine.host().clone();
+        let (politely_waited, broken) = (self.ending, self.at_work);
+        // It may be dropped while a panic of somebody else's unwinds: one of ours must not end the process then.
+        let buried = catch_unwind(AssertUnwindSafe(|| drain::bury(engine, politely_waited, broken)));
+        if buried.is_err() {
+            // Nobody waits for ever in any case.
+            host.set_life(Life::Dead);
+            host.bury();
+        }
     }
 }

@@ -15,6 +15,7 @@ use crate::readiness::WakeList;
 use crate::stats::count;
 use crate::sync::Arc;
 use crate::tx;
+use crate::tx_queue::Next;
 use rawtcp_io::diag::{self, KernelOwner};
 use rawtcp_io::{Drained, RxBatch, RxChecksum, RxHeader, RxMeta};
 use rawtcp_proto::stack::{Disposition, Reply};
@@ -25,12 +26,19 @@ use rawtcp_proto::{Connection, DropReason, FourTuple, Instant, Segment};
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 /// Packets of one batch: a turn with full ones takes some 100 µs.
 const BATCH: usize = 64;
 
-/// Deadlines served in one turn.
-const TIMERS: usize = 256;
+/// Deadlines served in one turn: most make one packet leave.
+const TIMERS: usize = 64;
+
+/// Connections served in one turn which have a whole hold to send: together some 700 µs.
+const HOLDS: usize = 8;
+
+/// Questions to the kernel a second, of 14 µs each, about strangers' segments on ports that it has too.
+const QUESTIONS: u32 = 1000;
 
 /// Batches between two looks at the devices' drop counters, which cost a system call each.
 const LOOK_AT_DROPS: u32 = 64;
@@ -51,6 +59,8 @@ pub(crate) struct Engine {
     due: Vec<Due>,
     paths: PathCache,
     batches: u32,
+    /// Questions to the kernel since then.
+    asked: (u32, Instant),
     /// Packets received, ever: a sign of life for whoever drains.
     pub(crate) received: u64,
 }
@@ -68,6 +78,7 @@ impl Engine {
             due: Vec::new(),
             paths: PathCache::default(),
             batches: 0,
+            asked: (0, Instant::ZERO),
             received: 0,
         }
     }
@@ -88,8 +99,8 @@ impl Engine {
             count(&host.counters.packets_received, batch.len());
             for i in 0..batch.len() {
                 let outcome = match open.carries {
-                    Carries::Tcp => self.on_packet(now, &batch, i),
-                    Carries::IcmpV4 | Carries::IcmpV6 => self.on_icmp(now, &batch, i),
+                    Carries::Tcp => self.on_packet(&host, now, &batch, i),
+                    Carries::IcmpV4 | Carries::IcmpV6 => self.on_icmp(&host, now, &batch, i),
                 };
                 if let Err(reason) = outcome {
                     host.counters.dropped(reason);
@@ -105,7 +116,7 @@ impl Engine {
         result
     }
 
-    fn on_packet(&mut self, now: Instant, batch: &RxBatch, i: usize) -> Result<(), DropReason> {
+    fn on_packet(&mut self, host: &Arc<Host>, now: Instant, batch: &RxBatch, i: usize) -> Result<(), DropReason> {
         let (meta, data) = batch.packet(i);
         let (ip, transport) = ip_layer(meta, data)?;
         if ip.protocol != TCP {
@@ -115,7 +126,7 @@ impl Engine {
         if meta.to_other {
             return Err(DropReason::Address);
         }
-        if !self.host.devices.may_own(ip.dst) {
+        if !host.devices.may_own(ip.dst) {
             return Err(DropReason::NotOurs);
         }
         let state = match meta.checksum {
@@ -125,20 +136,30 @@ impl Engine {
         };
         let (header, payload, verdict) = tcp::parse(&ip, transport, state, true)?;
         if verdict == ChecksumVerdict::PseudoOnly {
-            count(&self.host.counters.pseudo_checksums, 1);
+            count(&host.counters.pseudo_checksums, 1);
         }
         let local = endpoint(ip.dst, header.dst_port, meta.ifindex);
         let remote = endpoint(ip.src, header.src_port, meta.ifindex);
         let tuple = FourTuple::new(local, remote);
         let segment = Segment { header, payload, owner: batch.owner(i), ecn: ip.ecn(), gro_size: meta.segment_size };
-        self.on_segment(now, &tuple, &segment)
+        self.on_segment(host, now, &tuple, &segment)
     }
 
-    fn on_segment(&mut self, now: Instant, tuple: &FourTuple, segment: &Segment<'_>) -> Result<(), DropReason> {
-        let host = self.host.clone();
+    fn on_segment(
+        &mut self,
+        host: &Arc<Host>,
+        now: Instant,
+        tuple: &FourTuple,
+        segment: &Segment<'_>,
+    ) -> Result<(), DropReason> {
         let at = host.shard_of(tuple);
+        if segment.header.flags.contains(Flags::SYN) && !segment.header.flags.contains(Flags::ACK) {
+            // The table will want to know: the system call that it takes comes before the lock.
+            self.paths.mtu(host, now, tuple);
+        }
+        let paths = &mut self.paths;
         let mut shard = host.shard(at);
-        match shard.on_segment(now, tuple, segment) {
+        match shard.on_segment_with_mtu(now, tuple, segment, |tuple| paths.mtu(host, now, tuple)) {
             Disposition::Connection(cell) => {
                 drop(shard);
                 return self.deliver(&cell, |inner| inner.conn.on_segment(now, segment));
@@ -146,60 +167,63 @@ impl Engine {
             Disposition::Accept { listener, connection } => {
                 // The entry is replaced before the shard's lock is given back, and no cell is locked
                 // meanwhile: nobody else can know this one.
-                let cell = self.new_connection(tuple, &listener, *connection)?;
+                let cell = new_connection(host, tuple, &listener, *connection)?;
                 shard.insert(*tuple, cell.clone());
+                // The next handshake of this batch finds the queue that much fuller.
+                listener.0.reserve();
                 drop(shard);
-                host.ports.retain(tuple.local);
+                self.shards |= 1 << at;
+                if !host.ports.retain(tuple.local) {
+                    // The listener was dropped meanwhile, and with it the port.
+                    listener.0.unreserve();
+                    return self.deliver(&cell, |inner| {
+                        inner.holds_port = false;
+                        inner.conn.abort(now);
+                        Ok(())
+                    });
+                }
                 count(&host.counters.accepts, 1);
                 let outcome = self.deliver(&cell, |inner| inner.conn.on_segment(now, segment));
                 self.accepted.push((listener, cell));
-                self.shards |= 1 << at;
                 return outcome;
             }
-            Disposition::Reply(reply) => self.reply(now, reply),
+            Disposition::Reply(reply) => self.replies.push(reply),
             // Counted by the shard.
             Disposition::Done | Disposition::Drop(_) => {}
             Disposition::Unclaimed => {
                 drop(shard);
-                return self.on_unclaimed(now, tuple, segment);
+                return self.on_unclaimed(host, now, tuple, segment);
             }
         }
         self.shards |= 1 << at;
         Ok(())
     }
 
-    fn new_connection(
-        &mut self,
-        tuple: &FourTuple,
-        listener: &ListenerRef,
-        mut conn: Connection,
-    ) -> Result<Arc<ConnCell>, DropReason> {
-        let host = self.host.clone();
-        let device = host.devices.towards(tuple.remote.ip()).map_err(|_| DropReason::NotOurs)?;
-        let granted = host.budget.grant(conn.config().recv_buffer);
-        conn.set_recv_buffer(granted);
-        conn.set_ttl(listener.0.ttl());
-        let now = host.clock.now();
-        conn.on_path_mtu(now, self.paths.mtu(&host, now, tuple));
-        Ok(ConnCell::new(&host, conn, device, granted))
-    }
-
     /// Nothing of ours fits. A reset is due if the port is ours, and nobody else's.
-    fn on_unclaimed(&mut self, now: Instant, tuple: &FourTuple, segment: &Segment<'_>) -> Result<(), DropReason> {
-        match self.host.ports.ownership(tuple.local) {
-            Ownership::NotOurs if self.host.devices.are_virtual() => {
+    fn on_unclaimed(
+        &mut self,
+        host: &Host,
+        now: Instant,
+        tuple: &FourTuple,
+        segment: &Segment<'_>,
+    ) -> Result<(), DropReason> {
+        match host.ports.ownership(tuple.local) {
+            Ownership::NotOurs if host.devices.are_virtual() => {
                 // Where no kernel has the address, nobody else could answer. The switch sends back what
                 // is for a port that no stack has.
             }
             Ownership::NotOurs => return Err(DropReason::NotOurs),
             Ownership::Ours => {}
             // A reset of ours would kill a connection of the kernel's. When in doubt: silence.
+            // A reset is never answered, and so not worth the question.
+            Ownership::Shared if segment.header.flags.contains(Flags::RST) => return Err(DropReason::SharedPort),
+            Ownership::Shared if !host.devices.is_here() => return Err(DropReason::SharedPort),
+            Ownership::Shared if !self.may_ask(now) => return Err(DropReason::RateLimited),
             Ownership::Shared => match diag::owner(tuple.local, tuple.remote) {
                 Ok(KernelOwner::Nobody) => {}
                 Ok(KernelOwner::Connection) | Err(_) => return Err(DropReason::SharedPort),
             },
         }
-        let host = self.host.clone();
         // Refusals are counted by the shard.
         if let Ok(reply) = host.shard(host.shard_of(tuple)).reset_for(now, tuple, segment) {
             self.replies.push(reply);
@@ -207,20 +231,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Queues an answer of the table's. A SYN-ACK announces what this peer's path carries: the table
-    /// knows only the device.
-    fn reply(&mut self, now: Instant, mut reply: Reply) {
-        if reply.header.flags.contains(Flags::SYN)
-            && let Some(mss) = reply.header.options.mss
-        {
-            let headers = if reply.tuple.is_v6() { 60 } else { 40 };
-            let carried = self.paths.mtu(&self.host, now, &reply.tuple).saturating_sub(headers);
-            reply.header.options.mss = Some(mss.min(u16::try_from(carried).unwrap_or(u16::MAX)));
+    /// Whether one more question to the kernel is within the limit.
+    fn may_ask(&mut self, now: Instant) -> bool {
+        let (asked, since) = &mut self.asked;
+        if now.since(*since) >= Duration::from_secs(1) {
+            (*asked, *since) = (0, now);
         }
-        self.replies.push(reply);
+        *asked += 1;
+        *asked <= QUESTIONS
     }
 
-    fn on_icmp(&mut self, now: Instant, batch: &RxBatch, i: usize) -> Result<(), DropReason> {
+    fn on_icmp(&mut self, host: &Host, now: Instant, batch: &RxBatch, i: usize) -> Result<(), DropReason> {
         let (meta, data) = batch.packet(i);
         let (ip, message) = ip_layer(meta, data)?;
         let mut error: IcmpError = match ip.protocol {
@@ -231,7 +252,6 @@ impl Engine {
         };
         let with_scope = |addr: SocketAddr| endpoint(addr.ip(), addr.port(), meta.ifindex);
         error.tuple = FourTuple::new(with_scope(error.tuple.local), with_scope(error.tuple.remote));
-        let host = self.host.clone();
         let found = host.shard(host.shard_of(&error.tuple)).on_icmp(now, &error);
         // Counted by the shard.
         let Some(cell) = found else { return Ok(()) };
@@ -280,6 +300,8 @@ impl Engine {
                         });
                     }
                     Due::Shard(at) => self.shard_timers(now, at),
+                    // The driver looks for itself.
+                    Due::Driver => {}
                 }
             }
             self.finish(now);
@@ -290,20 +312,19 @@ impl Engine {
 
     fn shard_timers(&mut self, now: Instant, at: usize) {
         let host = self.host.clone();
-        let (mut replies, mut freed) = (Vec::new(), Vec::new());
+        let replies = &mut self.replies;
+        let mut freed = Vec::new();
         host.shard(at).on_timeout(now, &mut |reply| replies.push(reply), &mut |tuple| freed.push(tuple));
-        for reply in replies {
-            self.reply(now, reply);
-        }
         for tuple in freed {
             host.ports.release(&host.devices, tuple.local);
         }
         self.shards |= 1 << at;
     }
 
-    /// Goes on with connections that have more to send than one hold. Says whether there were any.
+    /// Goes on with connections that have more to send than one hold, a bounded number. Says whether there
+    /// were any.
     pub(crate) fn scheduled(&mut self) -> bool {
-        let cells = self.host.take_scheduled();
+        let cells = self.host.take_scheduled(HOLDS);
         let any = !cells.is_empty();
         for cell in cells {
             let _ = self.deliver(&cell, |inner| {
@@ -317,19 +338,21 @@ impl Engine {
         any
     }
 
-    /// Sends what a device has queued, and serves the connections that waited for it, each in turn.
-    /// `false`: the device is full.
+    /// Sends what a device has queued, and serves the connections that waited for it, each in turn and a bounded
+    /// number. `false`: the device is full.
     pub(crate) fn flush(&mut self, at: usize) -> bool {
         let host = self.host.clone();
         let open = host.devices.get(at);
-        let Some(waited) = open.queue.flush(&*open.io, &host.counters) else { return false };
-        for cell in &waited {
-            let _ = self.deliver(cell, |inner| {
-                inner.blocked = false;
+        for _ in 0..HOLDS {
+            let cell = match open.queue.next(&*open.io, &host.counters) {
+                Next::Full => return false,
+                Next::Idle => return true,
+                Next::Serve(cell) => cell,
+            };
+            let _ = self.deliver(&cell, |inner| {
+                (inner.blocked, inner.turn) = (false, true);
                 Ok(())
             });
-        }
-        if !waited.is_empty() {
             self.finish(host.clock.now());
         }
         true
@@ -374,6 +397,20 @@ impl Engine {
         }
         self.wake.wake_all();
     }
+}
+
+/// The cell of a connection that came to a listener.
+fn new_connection(
+    host: &Arc<Host>,
+    tuple: &FourTuple,
+    listener: &ListenerRef,
+    mut conn: Connection,
+) -> Result<Arc<ConnCell>, DropReason> {
+    let device = host.devices.towards(tuple.remote.ip()).map_err(|_| DropReason::NotOurs)?;
+    let granted = host.budget.grant(device, conn.config().recv_buffer);
+    conn.grant_recv_buffer(granted.bytes);
+    conn.set_ttl(listener.0.ttl());
+    Ok(ConnCell::new(host, conn, device, granted, listener.0.linger()))
 }
 
 /// The IP header, and the bytes behind it.

@@ -6,7 +6,13 @@ use std::io;
 /// tokio's words for an operation whose runtime has gone; its `is_rt_shutdown_err` compares them.
 pub(crate) const RUNTIME_SHUTDOWN: &str = "A Tokio 1.x context was found, but it is being shutdown.";
 
+pub(crate) const EPERM: i32 = 1;
+pub(crate) const ENOENT: i32 = 2;
+pub(crate) const ENODEV: i32 = 19;
 pub(crate) const EPIPE: i32 = 32;
+pub(crate) const ENOPROTOOPT: i32 = 92;
+pub(crate) const EOPNOTSUPP: i32 = 95;
+pub(crate) const EAFNOSUPPORT: i32 = 97;
 const ENOTCONN: i32 = 107;
 pub(crate) const EADDRINUSE: i32 = 98;
 pub(crate) const EADDRNOTAVAIL: i32 = 99;

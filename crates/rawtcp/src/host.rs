@@ -4,17 +4,17 @@
 //! neither; under it only the leaves: a device's queue, the alarm, the list of scheduled connections.
 
 use crate::alarm::{Alarm, Due};
-use crate::budget::Budget;
+use crate::budget::{Budgets, Grant};
 use crate::clock::Clock;
 use crate::conn_cell::ConnCell;
-use crate::device::{Device, Devices};
-use crate::drain::Retired;
+use crate::device::{Device, Devices, Reservation};
 use crate::error;
 use crate::listener_cell::{ListenerCell, ListenerRef};
-use crate::ports::Ports;
+use crate::ports::{Bind, Ports, Reuse, canonical};
 use crate::stats::{Counters, StackStats};
 use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, lock};
 use crate::timers::TimerKey;
+use crate::tx;
 use futures::task::AtomicWaker;
 use rawtcp_io::timer::TimerFd;
 use rawtcp_proto::stack::{ListenConfig, Stack, StackConfig, TimeWait, TupleHasher};
@@ -30,6 +30,10 @@ pub(crate) type Shard = Stack<Arc<ConnCell>, ListenerRef>;
 /// Parts of the table: more than threads that could want one at once.
 const SHARDS: usize = 16;
 
+/// Half-open records that a listener may have in each shard, however small its backlog: the hash spreads
+/// few handshakes unevenly.
+const MIN_HALF_OPEN: usize = 64;
+
 /// The backlog of listeners that do not say, as tokio's.
 pub(crate) const BACKLOG: usize = 1024;
 
@@ -43,6 +47,58 @@ pub(crate) struct Settings {
     pub(crate) seed: Option<[u8; 32]>,
     /// The driver has a thread, and so a runtime, of its own.
     pub(crate) own_thread: bool,
+}
+
+/// What a listener's connections are like.
+#[derive(Debug)]
+pub(crate) struct ListenOptions {
+    pub(crate) v6only: bool,
+    pub(crate) backlog: usize,
+    pub(crate) conn: ConnConfig,
+    pub(crate) linger: Option<Duration>,
+    pub(crate) reuseport: bool,
+}
+
+/// An address and port that a socket has reserved; given back on drop.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    host: Arc<Host>,
+    local: SocketAddr,
+}
+
+impl Hold {
+    /// Takes over what was reserved without a stack.
+    pub(crate) fn adopt(host: &Arc<Host>, request: &Bind, reservation: Reservation) -> io::Result<Self> {
+        host.check_open()?;
+        if !host.devices.takes(&reservation) {
+            drop(reservation);
+            return host.bind(request);
+        }
+        host.ports.adopt(&host.devices, request, reservation)?;
+        Ok(Hold { host: host.clone(), local: request.addr })
+    }
+
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub(crate) fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// Somebody else will give it back.
+    fn keep(mut self) {
+        // An address that no guard covers is nobody's to give back.
+        self.local.set_port(0);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.local.port() != 0 {
+            self.host.ports.release(&self.host.devices, self.local);
+        }
+    }
 }
 
 /// Where a stack is in its life.
@@ -63,14 +119,13 @@ pub(crate) struct Host {
     pub(crate) clock: Clock,
     pub(crate) alarm: Alarm,
     pub(crate) counters: Counters,
-    pub(crate) budget: Budget,
-    pub(crate) budget_total: usize,
+    pub(crate) budget: Budgets,
     pub(crate) ports: Ports,
     pub(crate) settings: Settings,
-    /// The engine of a dead stack, for those who still have something to deliver.
-    pub(crate) retired: Mutex<Option<Retired>>,
     shards: Vec<Mutex<Shard>>,
     shard_timers: Vec<TimerKey>,
+    close_timer: TimerKey,
+    look_timer: TimerKey,
     hasher: TupleHasher,
     scheduled: Mutex<Vec<Arc<ConnCell>>>,
     listeners: Mutex<Vec<Arc<ListenerCell>>>,
@@ -86,6 +141,26 @@ pub(crate) struct Host {
     warned_unknown: AtomicBool,
 }
 
+/// What a panic leaves behind is guarded by locks of its own; futures that hold a stack are unwind safe, as
+/// tokio's are.
+impl std::panic::RefUnwindSafe for Host {}
+
+/// What each shard gets of the limits and rates of a stack. Four-tuples are spread by a keyed hash, so
+/// that nobody can fill one shard on purpose.
+fn share_of(stack: &StackConfig) -> StackConfig {
+    let mut share = stack.clone();
+    share.max_half_open = part(stack.max_half_open);
+    share.max_time_wait = part(stack.max_time_wait);
+    share.resets.burst = stack.resets.burst.div_ceil(SHARDS as u32).max(1);
+    share.resets.interval = stack.resets.interval * SHARDS as u32;
+    share
+}
+
+/// A shard's part of a limit: at least one.
+fn part(limit: usize) -> usize {
+    limit.div_ceil(SHARDS).max(1)
+}
+
 fn random_seed() -> io::Result<[u8; 32]> {
     use std::io::Read;
     let mut seed = [0; 32];
@@ -94,31 +169,30 @@ fn random_seed() -> io::Result<[u8; 32]> {
 }
 
 impl Host {
-    pub(crate) fn new(settings: Settings) -> io::Result<Arc<Self>> {
+    pub(crate) fn new(mut settings: Settings) -> io::Result<Arc<Self>> {
+        // Buffers grow inside the budget only.
+        settings.conn.recv_buffer_on_request = true;
         let devices = Devices::open(&settings.device)?;
         let seed = match settings.seed {
             Some(seed) => seed,
             None => random_seed()?,
         };
         let clock = if devices.are_virtual() && !settings.own_thread { Clock::tokio() } else { Clock::Monotonic };
-        let alarm = Alarm::new(match clock {
-            Clock::Monotonic => Some(TimerFd::new()?),
-            Clock::Tokio(_) => None,
-        });
+        let alarm = Alarm::new(TimerFd::new()?, clock.is_real());
         let shard_timers = (0..SHARDS).map(|i| alarm.insert(Due::Shard(i))).collect();
-        let stack = &settings.stack;
-        let shards = (0..SHARDS).map(|_| Mutex::new(Stack::new(stack.clone(), seed))).collect();
-        let budget = Budget::for_queues(devices.receive_memory());
+        let (close_timer, look_timer) = (alarm.insert(Due::Driver), alarm.insert(Due::Driver));
+        let share = share_of(&settings.stack);
+        let shards = (0..SHARDS).map(|_| Mutex::new(Stack::new(share.clone(), seed))).collect();
         Ok(Arc::new(Host {
-            budget_total: budget.left(),
-            budget,
+            budget: Budgets::new(devices.all().iter().map(|open| open.io.recv_queue_bytes())),
             clock,
             alarm,
             counters: Counters::default(),
             ports: Ports::new(&seed),
-            retired: Mutex::new(None),
             shards,
             shard_timers,
+            close_timer,
+            look_timer,
             hasher: TupleHasher::new(&seed),
             scheduled: Mutex::default(),
             listeners: Mutex::default(),
@@ -160,8 +234,15 @@ impl Host {
         let deadline = self.clock.now() + self.settings.exit_drain;
         lock(&self.close_by).get_or_insert(deadline);
         self.set_life(Life::Closing);
-        let _ = self.arm_shard(0, Some(deadline));
+        let _ = self.alarm.arm(self.close_timer, deadline);
         self.kick();
+    }
+
+    /// Has the driver look at everything again in a while: there is something it cannot wait for.
+    pub(crate) fn look_later(&self, after: Duration) {
+        if self.alarm.arm(self.look_timer, self.clock.now() + after) {
+            self.kick();
+        }
     }
 
     /// Whether a stack that closes has waited long enough for what is not delivered.
@@ -171,7 +252,10 @@ impl Host {
 
     /// Whom to wake when the driver is gone.
     pub(crate) fn on_death(&self, waker: &Waker) {
-        lock(&self.mourners).push(waker.clone());
+        let mut mourners = lock(&self.mourners);
+        if !mourners.iter().any(|known| known.will_wake(waker)) {
+            mourners.push(waker.clone());
+        }
     }
 
     /// The driver is gone, and has delivered what could be delivered.
@@ -210,25 +294,34 @@ impl Host {
     /// The driver is at work: from here on a kick counts anew.
     pub(crate) fn attend(&self, waker: &Waker) {
         self.driver.register(waker);
-        self.kicked.store(false, Ordering::Release);
+        // Not just a store: what was done before the kicks that this one takes must be seen from here on.
+        self.kicked.swap(false, Ordering::AcqRel);
     }
 
     /// Has the driver go on with a connection.
     pub(crate) fn schedule(&self, cell: Arc<ConnCell>) {
         lock(&self.scheduled).push(cell);
         self.kick();
+        if self.is_buried() {
+            // Nobody comes any more, and the list must not keep the stack alive.
+            drop(self.take_scheduled(usize::MAX));
+        }
     }
 
-    /// Takes the connections that the driver is to go on with.
-    pub(crate) fn take_scheduled(&self) -> Vec<Arc<ConnCell>> {
-        std::mem::take(&mut *lock(&self.scheduled))
+    /// Takes the first of the connections that the driver is to go on with.
+    pub(crate) fn take_scheduled(&self, most: usize) -> Vec<Arc<ConnCell>> {
+        let mut scheduled = lock(&self.scheduled);
+        let most = most.min(scheduled.len());
+        scheduled.drain(..most).collect()
     }
 
     /// A connection is over, without TIME-WAIT.
-    pub(crate) fn on_closed(&self, tuple: &FourTuple) {
+    pub(crate) fn on_closed(&self, tuple: &FourTuple, holds_port: bool) {
         let gone = self.shard(self.shard_of(tuple)).remove(tuple);
         drop(gone);
-        self.ports.release(&self.devices, tuple.local);
+        if holds_port {
+            self.ports.release(&self.devices, tuple.local);
+        }
         if self.handles.load(Ordering::Acquire) == 0 {
             // The driver may have waited for this one only.
             self.kick();
@@ -246,52 +339,85 @@ impl Host {
         self.arm_shard(at, deadline)
     }
 
-    /// The settings of a new connection, its receive buffer granted by the budget.
-    pub(crate) fn conn_config(&self) -> (ConnConfig, usize) {
-        let mut config = self.settings.conn.clone();
-        let granted = self.budget.grant(config.recv_buffer);
-        config.recv_buffer = granted;
+    /// Grants a new connection its receive buffer.
+    pub(crate) fn grant(&self, device: usize, mut config: ConnConfig) -> (ConnConfig, Grant) {
+        let granted = self.budget.grant(device, config.recv_buffer);
+        config.recv_buffer = granted.bytes;
         (config, granted)
     }
 
-    /// Listens on an address; port 0 means one of the system's choice.
-    pub(crate) fn listen(
-        self: &Arc<Self>,
-        addr: SocketAddr,
-        v6only: bool,
-        backlog: usize,
-    ) -> io::Result<Arc<ListenerCell>> {
+    /// Reserves an address and port; 0 means a port of the system's choice.
+    pub(crate) fn bind(self: &Arc<Self>, request: &Bind) -> io::Result<Hold> {
         self.check_open()?;
-        let (local, shared) = self.ports.listen(&self.devices, addr, v6only)?;
-        let conn = Arc::new(self.settings.conn.clone());
+        let local = self.ports.bind(&self.devices, request)?;
+        Ok(Hold { host: self.clone(), local })
+    }
+
+    /// Listens on an address as `TcpListener::bind` does.
+    pub(crate) fn listen(self: &Arc<Self>, addr: SocketAddr) -> io::Result<Arc<ListenerCell>> {
+        let reuse = Reuse { addr: true, port: false };
+        // `[::]` takes IPv4 as well, which is Linux's default.
+        let hold = self.bind(&Bind { addr, v6only: false, reuse, device: None })?;
+        let conn = self.settings.conn.clone();
+        self.listen_at(hold, ListenOptions { v6only: false, backlog: BACKLOG, conn, linger: None, reuseport: false })
+    }
+
+    /// Listens on an address that is bound.
+    pub(crate) fn listen_at(self: &Arc<Self>, hold: Hold, options: ListenOptions) -> io::Result<Arc<ListenerCell>> {
+        self.check_open()?;
+        let local = hold.local;
         let device =
             self.devices.towards(local.ip()).or_else(|_| self.devices.towards(Ipv6Addr::UNSPECIFIED.into()))?;
         let mtu = self.devices.get(device).io.capabilities().mtu;
-        let cell = ListenerCell::new(self, local, backlog, conn.ttl);
-        let config = ListenConfig { v6only, shared, max_half_open: backlog.max(128), mtu, conn };
-        for at in 0..SHARDS {
-            self.shard(at).listen(local, ListenerRef(cell.clone()), config.clone());
+        let mut listeners = lock(&self.listeners);
+        let shared = self.ports.begin_listen(local)?;
+        let same = |cell: &&Arc<ListenerCell>| canonical(cell.local()) == canonical(local);
+        if let Some(cell) = listeners.iter().find(|cell| same(cell) && cell.share(options.reuseport)) {
+            // The port stays reserved for the first.
+            return Ok(cell.clone());
         }
-        lock(&self.listeners).push(cell.clone());
+        let cell = ListenerCell::new(self, local, &options);
+        let ListenOptions { v6only, backlog, conn, .. } = options;
+        let max_half_open = part(backlog).max(MIN_HALF_OPEN);
+        let config = ListenConfig { v6only, shared, max_half_open, mtu, conn: Arc::new(conn) };
+        for at in 0..SHARDS {
+            self.shard(at).listen(canonical(local), ListenerRef(cell.clone()), config.clone());
+        }
+        listeners.push(cell.clone());
+        drop(listeners);
+        hold.keep();
         tracing::debug!(%local, "listening");
         if self.is_dead() {
             // The driver went meanwhile and may not have seen it.
-            cell.close();
+            cell.close(true);
             return Err(error::gone());
         }
         Ok(cell)
     }
 
-    /// The listener on this address is gone.
-    pub(crate) fn unlisten(&self, local: SocketAddr) {
-        for at in 0..SHARDS {
-            self.shard(at).unlisten(local);
+    /// One socket less listens here; says whether it was the last one.
+    pub(crate) fn unlisten(&self, cell: &ListenerCell, all: bool) -> bool {
+        // Locked throughout, so that nobody joins a listener that goes.
+        let mut listeners = lock(&self.listeners);
+        if !cell.leave(all) {
+            return false;
         }
-        let gone: Vec<_> = lock(&self.listeners).extract_if(.., |cell| cell.local() == local).collect();
+        let local = cell.local();
+        let mut resets = Vec::new();
+        for at in 0..SHARDS {
+            resets.extend(self.shard(at).unlisten(canonical(local)));
+        }
+        let gone: Vec<_> = listeners.extract_if(.., |other| std::ptr::eq(&**other, cell)).collect();
         if !gone.is_empty() {
             self.ports.unlisten(&self.devices, local);
         }
-        drop(gone);
+        drop(listeners);
+        tx::send_replies(self, &resets);
+        if self.handles.load(Ordering::Acquire) == 0 {
+            // The driver may have waited for this one only.
+            self.kick();
+        }
+        true
     }
 
     /// All connections of the table.
@@ -312,16 +438,13 @@ impl Host {
         self.handles.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Whether there is one handle only.
-    pub(crate) fn is_last_handle(&self) -> bool {
-        self.handles.load(Ordering::Acquire) == 1
-    }
-
-    /// One handle less; with the last one the driver may end once nothing is left to do.
-    pub(crate) fn let_go(&self) {
-        if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+    /// One handle less; with the last one, which it says, the driver may end once nothing is left to do.
+    pub(crate) fn let_go(&self) -> bool {
+        let last = self.handles.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last {
             self.kick();
         }
+        last
     }
 
     /// Whether nobody can begin anything and nothing is left.
@@ -348,6 +471,7 @@ impl Host {
             packets_sent: load(&counters.packets_sent),
             packets_lost: load(&counters.packets_lost),
             receive_queue_drops: self.devices.drops(),
+            packets_truncated: self.devices.truncated(),
             pseudo_checksums: load(&counters.pseudo_checksums),
             resets_sent: resets,
             connects: load(&counters.connects),

@@ -2,7 +2,7 @@
 
 use crate::conn_cell::ConnCell;
 use crate::error;
-use crate::host::Host;
+use crate::host::{Host, ListenOptions};
 use crate::readiness::{Bits, Readiness, WakeList};
 use crate::sync::{Arc, AtomicU8, AtomicUsize, Mutex, Ordering, lock};
 use rawtcp_proto::stack::AcceptQueue;
@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::task::coop::poll_proceed;
 
 /// A listener, as the shards' tables hold it.
@@ -21,10 +22,16 @@ pub(crate) struct ListenerCell {
     local: SocketAddr,
     host: AssertUnwindSafe<Arc<Host>>,
     backlog: usize,
-    /// Connections in the queue, readable without its lock: a shard asks while it is locked.
+    /// Connections in the queue, and on their way to it; readable without its lock: a shard asks while it is
+    /// locked.
     len: AtomicUsize,
     /// Hop limit of accepted connections.
     ttl: AtomicU8,
+    /// Linger time of accepted connections.
+    linger: Option<Duration>,
+    /// Sockets that listen here: more than one if all of them have SO_REUSEPORT. They share the queue.
+    sockets: AtomicUsize,
+    reuseport: bool,
     queue: Mutex<Queue>,
 }
 
@@ -54,8 +61,13 @@ impl AcceptQueue for ListenerRef {
 }
 
 impl ListenerCell {
-    pub(crate) fn new(host: &Arc<Host>, local: SocketAddr, backlog: usize, ttl: u8) -> Arc<Self> {
+    pub(crate) fn new(host: &Arc<Host>, local: SocketAddr, options: &ListenOptions) -> Arc<Self> {
+        let &ListenOptions { backlog, linger, reuseport, .. } = options;
+        let ttl = options.conn.ttl;
         Arc::new(ListenerCell {
+            linger,
+            reuseport,
+            sockets: AtomicUsize::new(1),
             local,
             host: AssertUnwindSafe(host.clone()),
             backlog,
@@ -73,19 +85,46 @@ impl ListenerCell {
         self.ttl.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn linger(&self) -> Option<Duration> {
+        self.linger
+    }
+
+    /// Another socket wants to listen here too. Refused if it, or who listens, does not want to share.
+    pub(crate) fn share(&self, reuseport: bool) -> bool {
+        let one_more = |sockets: usize| (sockets > 0).then_some(sockets + 1);
+        reuseport && self.reuseport && self.sockets.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok()
+    }
+
+    /// One socket less listens here, or none any more; says whether this was the end of it.
+    pub(crate) fn leave(&self, all: bool) -> bool {
+        let left = |sockets: usize| Some(if all { 0 } else { sockets.saturating_sub(1) });
+        let before = self.sockets.fetch_update(Ordering::AcqRel, Ordering::Acquire, left);
+        matches!(before, Ok(before) if before > 0 && (all || before == 1))
+    }
+
     pub(crate) fn set_ttl(&self, ttl: u8) {
         self.ttl.store(ttl, Ordering::Relaxed);
     }
 
-    /// Queues a connection and takes out everyone who waits: tokio too wakes them all. Refused when
+    /// A connection is on its way to the queue.
+    pub(crate) fn reserve(&self) {
+        self.len.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One connection less is in the queue, or on its way there.
+    pub(crate) fn unreserve(&self) {
+        self.len.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Queues a connection that has reserved its place, and takes out everyone who waits: tokio too wakes them all. Refused when
     /// the listener has been dropped meanwhile.
     pub(crate) fn push(&self, cell: Arc<ConnCell>, wake: &mut WakeList) -> Result<(), Arc<ConnCell>> {
         let mut queue = lock(&self.queue);
         if queue.closed {
+            self.unreserve();
             return Err(cell);
         }
         queue.ready.push_back(cell);
-        self.len.store(queue.ready.len(), Ordering::Release);
         queue.waiting.wake(Bits::READ, wake);
         Ok(())
     }
@@ -95,22 +134,31 @@ impl ListenerCell {
             return Some(Err(error::gone()));
         }
         let cell = queue.ready.pop_front()?;
-        self.len.store(queue.ready.len(), Ordering::Release);
+        self.unreserve();
         Some(Ok(cell))
     }
 
-    pub(crate) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Arc<ConnCell>>> {
+    /// `key` is that of the socket's last poll, whose waker is replaced.
+    pub(crate) fn poll_accept(&self, cx: &mut Context<'_>, key: &mut Option<usize>) -> Poll<io::Result<Arc<ConnCell>>> {
         let coop = ready!(poll_proceed(cx));
         let mut queue = lock(&self.queue);
         match self.pop(&mut queue) {
             Some(result) => {
+                queue.waiting.waiters().leave(key);
                 coop.made_progress();
                 Poll::Ready(result)
             }
             None => {
-                queue.waiting.register(Bits::READ, cx.waker());
+                queue.waiting.waiters().wait(key, Bits::READ, cx.waker());
                 Poll::Pending
             }
+        }
+    }
+
+    /// The socket's last poll is of no interest any more.
+    pub(crate) fn forget_poll(&self, key: &mut Option<usize>) {
+        if key.is_some() {
+            lock(&self.queue).waiting.waiters().leave(key);
         }
     }
 
@@ -125,9 +173,12 @@ impl ListenerCell {
         wake.wake_all();
     }
 
-    /// The listener is dropped: what was not accepted is reset, as Linux does.
-    pub(crate) fn close(&self) {
-        self.host.unlisten(self.local);
+    /// A socket that listened here is gone, or the stack ends. With the last one, what was not accepted is
+    /// reset, as Linux does.
+    pub(crate) fn close(&self, all: bool) {
+        if !self.host.unlisten(self, all) {
+            return;
+        }
         let refused = {
             let mut queue = lock(&self.queue);
             queue.closed = true;
@@ -135,9 +186,6 @@ impl ListenerCell {
         };
         for cell in refused {
             cell.with(|inner, now| inner.conn.abort(now));
-            if self.host.is_dead() {
-                crate::drain::late(&cell);
-            }
         }
     }
 }
@@ -153,20 +201,8 @@ impl Future for Accept<'_> {
     type Output = io::Result<Arc<ConnCell>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let coop = ready!(poll_proceed(cx));
         let this = self.get_mut();
-        let mut queue = lock(&this.cell.queue);
-        match this.cell.pop(&mut queue) {
-            Some(result) => {
-                queue.waiting.waiters().leave(&mut this.key);
-                coop.made_progress();
-                Poll::Ready(result)
-            }
-            None => {
-                queue.waiting.waiters().wait(&mut this.key, Bits::READ, cx.waker());
-                Poll::Pending
-            }
-        }
+        this.cell.poll_accept(cx, &mut this.key)
     }
 }
 

@@ -42,7 +42,7 @@ impl PathCache {
         if self.asked > QUESTIONS && !host.devices.are_virtual() {
             return ASSUMED;
         }
-        let mtu = host.devices.route(tuple.remote, Some(tuple.local.ip())).map_or(ASSUMED, |way| way.mtu);
+        let mtu = host.devices.route(tuple.remote, Some(tuple.local.ip()), None).map_or(ASSUMED, |way| way.mtu);
         if self.known.len() >= MAX {
             self.known.clear();
         }

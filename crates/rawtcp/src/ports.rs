@@ -8,10 +8,11 @@ use crate::device::{Devices, Reservation};
 use crate::error;
 use crate::sync::{Mutex, MutexGuard, lock};
 use rawtcp_io::PortSet;
+use rawtcp_proto::FourTuple;
 use rawtcp_proto::stack::PortChooser;
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Guards of client ports kept without a user: the next connects need no new one.
 const MAX_IDLE: usize = 64;
@@ -39,7 +40,30 @@ struct Guarded {
     listener: bool,
     /// Made for connects: may serve further connects.
     client: bool,
+    /// Some socket on it was bound without SO_REUSEADDR.
+    exclusive: bool,
+    /// All sockets on it were bound with SO_REUSEPORT.
+    reuseport: bool,
     v6only: bool,
+}
+
+/// What a socket allows others that are bound to its address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reuse {
+    /// SO_REUSEADDR: connections of a former listener, and sockets that do not listen.
+    pub(crate) addr: bool,
+    /// SO_REUSEPORT: everyone of this stack who has it too, and the same address.
+    pub(crate) port: bool,
+}
+
+/// What to bind.
+#[derive(Clone, Debug)]
+pub(crate) struct Bind {
+    pub(crate) addr: SocketAddr,
+    pub(crate) v6only: bool,
+    pub(crate) reuse: Reuse,
+    /// Receive by this interface only.
+    pub(crate) device: Option<String>,
 }
 
 /// The table of guards.
@@ -75,6 +99,15 @@ fn with_port(addr: SocketAddr, port: u16) -> SocketAddr {
     let mut addr = addr;
     addr.set_port(port);
     addr
+}
+
+/// The address as segments show it: mapped IPv4 is IPv4, and only a link-local address has a scope. Guards are
+/// known by it; the kernel is asked, and the user told, in the user's words.
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => (ip, addr.port()).into(),
+        IpAddr::V6(_) => FourTuple::new(addr, addr).local,
+    }
 }
 
 impl Ports {
@@ -116,29 +149,64 @@ impl Ports {
         }
     }
 
-    /// Reserves an address and port for a listener; says which port it is and whether it is shared with
-    /// the kernel.
-    pub(crate) fn listen(&self, devices: &Devices, addr: SocketAddr, v6only: bool) -> io::Result<(SocketAddr, bool)> {
-        let mut freed = Vec::new();
+    /// Reserves an address and port for a socket, which is a user of it from here on; says which port it is.
+    pub(crate) fn bind(&self, devices: &Devices, request: &Bind) -> io::Result<SocketAddr> {
         let mut inner = self.lock();
-        let addr = if addr.port() == 0 && !devices.chooses_ports() {
-            with_port(addr, inner.free_port(addr).ok_or_else(|| error::os(error::EADDRNOTAVAIL))?)
-        } else {
-            addr
-        };
-        inner.make_way(addr, v6only, &mut freed)?;
-        // The kernel would refuse the port while the idle guard of it lives.
-        drop(freed);
-        let at = match inner.covering(addr).filter(|_| addr.port() != 0) {
+        let mut request = request.clone();
+        if request.addr.port() == 0 && !devices.chooses_ports() {
+            let port = inner.free_port(request.addr).ok_or_else(|| error::os(error::EADDRNOTAVAIL))?;
+            request.addr.set_port(port);
+        }
+        let addr = request.addr;
+        let at = match inner.join(&request)? {
             Some(at) => at,
-            None => inner.add(devices, addr, v6only, false)?,
+            None => {
+                let reservation = devices.reserve(addr, request.v6only, request.device.as_deref())?;
+                inner.put(devices, &request, reservation, false)?
+            }
         };
-        inner.settle_idle(at);
+        inner.add_user(at);
+        Ok(with_port(addr, at.port()))
+    }
+
+    /// Takes over what a socket reserved before it had a stack.
+    pub(crate) fn adopt(&self, devices: &Devices, request: &Bind, reservation: Reservation) -> io::Result<()> {
+        let mut inner = self.lock();
+        let at = match inner.join(request)? {
+            Some(at) => at,
+            None => inner.put(devices, request, reservation, false)?,
+        };
+        inner.add_user(at);
+        Ok(())
+    }
+
+    /// A bound socket begins to listen; says whether the port is shared with the kernel. Where several do,
+    /// all of them have SO_REUSEPORT.
+    pub(crate) fn begin_listen(&self, local: SocketAddr) -> io::Result<bool> {
+        let mut inner = self.lock();
+        let at = inner.covering(local).ok_or_else(|| error::os(error::EINVAL))?;
         let guarded = inner.guards.get_mut(&at).ok_or_else(|| error::os(error::EINVAL))?;
-        guarded.users += 1;
+        if guarded.listener && !guarded.reuseport {
+            return Err(error::os(error::EADDRINUSE));
+        }
         guarded.listener = true;
-        guarded.client = false;
-        Ok((with_port(addr, at.port()), guarded.reservation.is_shared()))
+        Ok(guarded.reservation.is_shared())
+    }
+
+    /// A bound socket connects: `claim` as for [`connect`](Self::connect).
+    pub(crate) fn connect_bound<R>(
+        &self,
+        local: SocketAddr,
+        claim: impl FnOnce(SocketAddr) -> Option<(R, bool)>,
+    ) -> io::Result<R> {
+        let mut inner = self.lock();
+        let at = inner.covering(local).ok_or_else(|| error::os(error::EINVAL))?;
+        // What the kernel says of a four-tuple that is taken.
+        let (result, took_over) = claim(local).ok_or_else(|| error::os(error::EADDRNOTAVAIL))?;
+        if !took_over {
+            inner.add_user(at);
+        }
+        Ok(result)
     }
 
     /// The listener is gone.
@@ -153,12 +221,16 @@ impl Ports {
         drop(freed);
     }
 
-    /// A connection came to a listener's port.
-    pub(crate) fn retain(&self, local: SocketAddr) {
+    /// A connection came to a listener's port. `false`: the port is not ours any more, and there is nothing to
+    /// be given back.
+    #[must_use]
+    pub(crate) fn retain(&self, local: SocketAddr) -> bool {
         let mut inner = self.lock();
-        if let Some(guarded) = inner.covering(local).and_then(|at| inner.guards.get_mut(&at)) {
-            guarded.users += 1;
+        let at = inner.covering(local);
+        if let Some(at) = at {
+            inner.add_user(at);
         }
+        at.is_some()
     }
 
     /// A connection or TIME-WAIT record is gone.
@@ -199,6 +271,12 @@ impl Ports {
                 return Ok(result);
             }
         }
+        while inner.guards.len() >= inner.limit
+            && let Some(other) = inner.idle.pop_front()
+        {
+            // What rests for other sources makes way. With the lock: seldom, and its descriptor is wanted now.
+            drop(inner.take(other));
+        }
         if inner.guards.len() >= inner.limit {
             return Err(error::os(error::EADDRNOTAVAIL));
         }
@@ -207,7 +285,10 @@ impl Ports {
         } else {
             with_port(source, inner.free_port(source).ok_or_else(|| error::os(error::EADDRNOTAVAIL))?)
         };
-        let at = inner.add(devices, request, true, true)?;
+        let reservation = devices.reserve(request, true, None)?;
+        // Nobody else may listen there; the flags matter for sockets that were bound.
+        let reuse = Reuse { addr: true, port: false };
+        let at = inner.put(devices, &Bind { addr: request, v6only: true, reuse, device: None }, reservation, true)?;
         inner.clients.entry(source).or_default().push(at.port());
         match claim(at) {
             Some((result, _)) => {
@@ -224,9 +305,23 @@ impl Ports {
     }
 }
 
+impl Ports {
+    /// The stack has ended: the kernel answers for all ports again.
+    pub(crate) fn abandon(&self) {
+        let mut inner = self.lock();
+        let gone = std::mem::take(&mut inner.guards);
+        inner.clients.clear();
+        inner.idle.clear();
+        inner.on_port.clear();
+        drop(inner);
+        drop(gone);
+    }
+}
+
 impl Inner {
     /// The guard that covers an address and port: there is at most one.
     fn covering(&self, local: SocketAddr) -> Option<SocketAddr> {
+        let local = canonical(local);
         let port = local.port();
         let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
         let any_v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
@@ -238,7 +333,7 @@ impl Inner {
         }
     }
 
-    /// Whether a new guard would overlap this one.
+    /// Whether a new guard would overlap this one. Canonical addresses.
     fn overlaps(addr: SocketAddr, v6only: bool, other: SocketAddr, guarded: &Guarded) -> bool {
         let any = |addr: SocketAddr| addr.ip().is_unspecified();
         addr.port() == other.port()
@@ -249,11 +344,13 @@ impl Inner {
             }
     }
 
-    /// Refuses a listener where another listens or a connect has taken the port; takes out idle client
-    /// guards that are in its way.
-    fn make_way(&mut self, addr: SocketAddr, v6only: bool, freed: &mut Vec<Guarded>) -> io::Result<()> {
+    /// Finds the guard that a socket may share, or makes way for a new one: idle client guards go.
+    /// Refuses where the kernel would.
+    fn join(&mut self, request: &Bind) -> io::Result<Option<SocketAddr>> {
+        let &Bind { addr, v6only, reuse, .. } = request;
+        let addr = canonical(addr);
         if addr.port() == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let covering = self.covering(addr);
         let mut idle = Vec::new();
@@ -261,21 +358,39 @@ impl Inner {
             if !Self::overlaps(addr, v6only, other, guarded) {
                 continue;
             }
-            if guarded.listener || guarded.client && guarded.users > 0 {
-                return Err(error::os(error::EADDRINUSE));
-            }
             if guarded.users == 0 {
                 idle.push(other);
-            } else if covering != Some(other) {
-                // A narrower guard with connections of a former listener: the kernel would refuse too.
+                continue;
+            }
+            if reuse.port && guarded.reuseport && other == addr {
+                continue;
+            }
+            let refused = guarded.listener || guarded.client || guarded.exclusive || !reuse.addr;
+            // A narrower guard with connections of a former listener: the kernel would refuse too. And what a
+            // guard for IPv6 only lets the kernel answer cannot be had from it.
+            let narrower = covering != Some(other) || guarded.v6only && !v6only && addr == other;
+            if refused || narrower {
                 return Err(error::os(error::EADDRINUSE));
             }
         }
         for at in idle {
             self.settle_idle(at);
-            freed.extend(self.take(at));
+            // With the lock: the kernel would refuse the port while the idle guard of it lives.
+            drop(self.take(at));
         }
-        Ok(())
+        let found = self.covering(addr);
+        if let Some(guarded) = found.and_then(|at| self.guards.get_mut(&at)) {
+            guarded.exclusive |= !reuse.addr;
+            guarded.reuseport &= reuse.port;
+        }
+        Ok(found)
+    }
+
+    fn add_user(&mut self, at: SocketAddr) {
+        self.settle_idle(at);
+        if let Some(guarded) = self.guards.get_mut(&at) {
+            guarded.users += 1;
+        }
     }
 
     /// A port that no guard has, where nobody else knows of ports.
@@ -286,10 +401,22 @@ impl Inner {
         chooser.choose(addr.ip(), addr, OWN_RANGE.len(), free).map(|at| OWN_RANGE.start + at as u16)
     }
 
-    fn add(&mut self, devices: &Devices, addr: SocketAddr, v6only: bool, client: bool) -> io::Result<SocketAddr> {
-        let reservation = devices.reserve(addr, v6only)?;
-        let at = with_port(addr, reservation.local_addr().port());
-        let guarded = Guarded { reservation, users: 0, listener: false, client, v6only };
+    /// Puts a new guard into the tables, without a user yet.
+    fn put(
+        &mut self,
+        devices: &Devices,
+        request: &Bind,
+        reservation: Reservation,
+        client: bool,
+    ) -> io::Result<SocketAddr> {
+        let &Bind { addr, v6only, reuse, .. } = request;
+        if reservation.is_shared() && !reuse.addr {
+            // The kernel still has connections there.
+            return Err(error::os(error::EADDRINUSE));
+        }
+        let at = canonical(with_port(addr, reservation.local_addr().port()));
+        let (exclusive, reuseport) = (!reuse.addr, reuse.port);
+        let guarded = Guarded { reservation, users: 0, listener: false, client, exclusive, reuseport, v6only };
         *self.on_port.entry(at.port()).or_default() += 1;
         let replaced = self.guards.insert(at, guarded);
         debug_assert!(replaced.is_none(), "two guards on {at}");
@@ -309,9 +436,13 @@ impl Inner {
     }
 
     fn refilter(&mut self, devices: &Devices) -> io::Result<()> {
-        self.filter = self.on_port.keys().copied().collect();
+        let filter: PortSet = self.on_port.keys().copied().collect();
+        // Until it is known to be so everywhere, every new port is reason to try again.
+        self.filter = PortSet::new();
+        devices.set_ports(&filter)?;
+        self.filter = filter;
         self.stale = 0;
-        devices.set_ports(&self.filter)
+        Ok(())
     }
 
     /// Takes a guard out of all tables.
@@ -386,6 +517,20 @@ mod tests {
         text.parse().unwrap()
     }
 
+    const ADDR: Reuse = Reuse { addr: true, port: false };
+
+    fn request(addr: SocketAddr, v6only: bool, reuse: Reuse) -> Bind {
+        Bind { addr, v6only, reuse, device: None }
+    }
+
+    impl Ports {
+        fn listen(&self, devices: &Devices, addr: SocketAddr, v6only: bool) -> io::Result<SocketAddr> {
+            let local = self.bind(devices, &request(addr, v6only, ADDR))?;
+            self.begin_listen(local)?;
+            Ok(local)
+        }
+    }
+
     #[test]
     fn listeners_that_overlap_exclude_each_other() {
         let table = [
@@ -414,11 +559,45 @@ mod tests {
     }
 
     #[test]
+    fn sockets_share_a_port_as_their_options_say() {
+        let none = Reuse::default();
+        let port = Reuse { addr: false, port: true };
+        // First socket, whether it listens, second socket; whether that may be bound, and may listen.
+        let table = [
+            (none, false, none, false, false),
+            (none, false, ADDR, false, false),
+            (ADDR, false, none, false, false),
+            (ADDR, false, ADDR, true, true),
+            (ADDR, true, ADDR, false, false),
+            (port, false, port, true, true),
+            (port, true, port, true, true),
+            (port, true, ADDR, false, false),
+            (port, true, none, false, false),
+        ];
+        for (first, listens, second, may_bind, may_listen) in table {
+            let case = format!("{first:?} {listens} {second:?}");
+            let (ports, devices, at) = (Ports::new(&[1; 32]), devices(), addr("10.0.0.1:80"));
+            ports.bind(&devices, &request(at, false, first)).unwrap();
+            if listens {
+                ports.begin_listen(at).unwrap();
+            }
+            let bound = ports.bind(&devices, &request(at, false, second));
+            assert_eq!(bound.is_ok(), may_bind, "{case}");
+            if may_bind {
+                assert_eq!(ports.begin_listen(at).is_ok(), may_listen, "{case}");
+                ports.release(&devices, at);
+            }
+            ports.release(&devices, at);
+            assert_eq!(ports.len(), 0, "{case}");
+        }
+    }
+
+    #[test]
     fn a_port_is_ours_until_its_last_user_is_gone() {
         let (ports, devices) = (Ports::new(&[1; 32]), devices());
         let at = addr("10.0.0.1:80");
         ports.listen(&devices, addr("0.0.0.0:80"), false).unwrap();
-        ports.retain(at);
+        assert!(ports.retain(at));
         ports.unlisten(&devices, addr("0.0.0.0:80"));
         assert_eq!(ports.ownership(at), Ownership::Ours);
         // Only a connection is left: a new listener takes over the guard, narrower or not.
@@ -428,6 +607,84 @@ mod tests {
         ports.unlisten(&devices, at);
         assert_eq!((ports.ownership(at), ports.len()), (Ownership::NotOurs, 0));
         assert!(ports.has_no_users());
+        // A connection whose listener has just gone has no share of anything.
+        assert!(!ports.retain(at));
+        assert_eq!(ports.len(), 0);
+    }
+
+    #[test]
+    fn an_address_is_the_same_in_whatever_words() {
+        let table = [
+            ("[::ffff:10.0.0.1]:80", "10.0.0.1:80"),
+            ("[::ffff:0.0.0.0]:80", "10.0.0.2:80"),
+            ("[fd00::1%7]:80", "[fd00::1]:80"),
+        ];
+        for (words, meant) in table {
+            let (ports, devices) = (Ports::new(&[1; 32]), devices());
+            let local = ports.listen(&devices, addr(words), false).unwrap();
+            assert_eq!((local, ports.ownership(addr(meant))), (addr(words), Ownership::Ours), "{words}");
+            assert!(ports.listen(&devices, addr(meant), false).is_err(), "{words}");
+            assert!(ports.retain(addr(meant)));
+            ports.unlisten(&devices, local);
+            ports.release(&devices, addr(meant));
+            assert_eq!(ports.len(), 0, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_guard_for_ipv6_only_does_not_serve_a_listener_for_both() {
+        for (first, second, fits) in [(true, false, false), (false, true, true), (true, true, true)] {
+            let (ports, devices) = (Ports::new(&[1; 32]), devices());
+            ports.listen(&devices, addr("[::]:80"), first).unwrap();
+            assert!(ports.retain(addr("[fd00::1]:80")));
+            ports.unlisten(&devices, addr("[::]:80"));
+            assert_eq!(ports.listen(&devices, addr("[::]:80"), second).is_ok(), fits, "{first} {second}");
+        }
+    }
+
+    #[test]
+    fn a_filter_that_could_not_be_set_is_set_again() {
+        #[derive(Debug)]
+        struct Refuses(std::sync::atomic::AtomicBool, Mutex<PortSet>, std::os::unix::net::UnixDatagram);
+        impl rawtcp_io::PacketIo for Refuses {
+            fn name(&self) -> &str {
+                "refuses"
+            }
+            fn capabilities(&self) -> rawtcp_io::Capabilities {
+                rawtcp_io::Capabilities { mtu: 1500, max_segmentable: 0, tx_checksum: false, max_batch: 1 }
+            }
+            fn recv(&self, _: &mut rawtcp_io::RxBatch) -> io::Result<rawtcp_io::Drained> {
+                Ok(rawtcp_io::Drained::Yes)
+            }
+            fn send(&self, packets: &[rawtcp_io::TxPacket<'_>]) -> (usize, Option<rawtcp_io::SendError>) {
+                (packets.len(), None)
+            }
+            fn ready_source(&self) -> rawtcp_io::ReadySource<'_> {
+                rawtcp_io::ReadySource::Fd(std::os::fd::AsFd::as_fd(&self.2))
+            }
+            fn drops(&self) -> u64 {
+                0
+            }
+            fn set_ports(&self, ports: &PortSet) -> io::Result<()> {
+                if self.0.swap(false, std::sync::atomic::Ordering::SeqCst) {
+                    return Err(error::os(error::EINVAL));
+                }
+                *lock(&self.1) = ports.clone();
+                Ok(())
+            }
+            fn recv_queue_bytes(&self) -> usize {
+                0
+            }
+        }
+        let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let io = Arc::new(Refuses(true.into(), Mutex::default(), socket));
+        let addresses = vec!["10.0.0.1".parse().unwrap()];
+        let devices = Devices::open(&Device::Own { io: io.clone(), addresses }).unwrap();
+        let ports = Ports::new(&[1; 32]);
+        assert!(ports.listen(&devices, addr("10.0.0.1:80"), false).is_err());
+        assert_eq!(ports.len(), 0);
+        ports.listen(&devices, addr("10.0.0.1:80"), false).unwrap();
+        assert!(lock(&io.1).contains(80));
     }
 
     #[test]

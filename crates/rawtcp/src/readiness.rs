@@ -18,6 +18,8 @@ impl Bits {
     pub(crate) const READ_CLOSED: Bits = Bits(1 << 2);
     pub(crate) const WRITE_CLOSED: Bits = Bits(1 << 3);
     pub(crate) const ERROR: Bits = Bits(1 << 4);
+    /// Never set: only wakes those who wait for acknowledgments.
+    pub(crate) const ACKED: Bits = Bits(1 << 5);
     /// Everything that lets a reader go on.
     pub(crate) const READ: Bits = Bits(Self::READABLE.0 | Self::READ_CLOSED.0);
     /// Everything that lets a writer go on.

@@ -3,8 +3,8 @@
 use crate::device::Device;
 use crate::driver::Driver as Task;
 use crate::error;
-use crate::host::{BACKLOG, Host, Settings};
-use crate::net::{TcpListener, TcpStream};
+use crate::host::{Host, Settings};
+use crate::net::{TcpListener, TcpSocket, TcpStream};
 use crate::stats::StackStats;
 use crate::sync::Arc;
 use crate::{ambient, drain};
@@ -50,11 +50,10 @@ impl Clone for Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        if self.host.settings.own_thread && self.host.is_last_handle() {
+        if self.host.let_go() && self.host.settings.own_thread {
             // Nobody's runtime waits for the thread when the program ends: so we do.
-            drain::wait_for_orphans(&self.host);
+            drain::wait_for_delivery(&self.host);
         }
-        self.host.let_go();
     }
 }
 
@@ -83,13 +82,25 @@ impl Stack {
         connect(&self.host, addr).await
     }
 
+    /// As [`TcpSocket::new_v4`], for this stack.
+    pub fn socket_v4(&self) -> TcpSocket {
+        TcpSocket::of_stack(false, &self.host)
+    }
+
+    /// As [`TcpSocket::new_v6`], for this stack.
+    pub fn socket_v6(&self) -> TcpSocket {
+        TcpSocket::of_stack(true, &self.host)
+    }
+
     /// As [`TcpListener::bind`], on this stack.
     pub async fn bind<A: ToSocketAddrs>(&self, addr: A) -> io::Result<TcpListener> {
         bind(&self.host, addr).await
     }
 
-    /// Ends the stack politely: nothing new is begun, what dropped streams have left is delivered (for at most
-    /// the stack's exit drain), and then whatever still uses the stack fails.
+    /// Ends the stack politely: nothing new is begun; what streams have left that were dropped or shut down is
+    /// delivered; then whatever still uses the stack fails, and every stream still held is closed as the
+    /// kernel would at the end of the process: FIN behind what was written, RST if there is unread data. All
+    /// that takes at most the stack's exit drain; a connection that has not delivered then is reset.
     pub async fn close(self) {
         self.host.begin_close();
         poll_fn(|cx| {
@@ -108,7 +119,7 @@ impl Stack {
 pub(crate) async fn connect<A: ToSocketAddrs>(host: &Arc<Host>, addr: A) -> io::Result<TcpStream> {
     let mut last = None;
     for addr in lookup_host(addr).await? {
-        match host.connect(addr).await {
+        match host.connect(addr, host.connect_options()).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = Some(error),
         }
@@ -117,10 +128,11 @@ pub(crate) async fn connect<A: ToSocketAddrs>(host: &Arc<Host>, addr: A) -> io::
 }
 
 pub(crate) async fn bind<A: ToSocketAddrs>(host: &Arc<Host>, addr: A) -> io::Result<TcpListener> {
+    let addresses = lookup_host(addr).await?;
+    // Not before: an error is not unwind safe, and tokio's future is.
     let mut last = None;
-    for addr in lookup_host(addr).await? {
-        // `[::]` takes IPv4 as well, which is Linux's default.
-        match host.listen(addr, false, BACKLOG) {
+    for addr in addresses {
+        match host.listen(addr) {
             Ok(cell) => return Ok(TcpListener::new(cell)),
             Err(error) => last = Some(error),
         }
@@ -194,8 +206,8 @@ impl StackBuilder {
         self
     }
 
-    /// How long the end of the stack waits, blocking, until what dropped streams have left is
-    /// acknowledged. Default 3 s; zero: not at all.
+    /// How long the end of the stack waits, blocking, until what was written is acknowledged. What is not
+    /// acknowledged then is given up with a RST. Default 3 s; zero: not at all.
     pub fn exit_drain(mut self, most: Duration) -> Self {
         self.settings.exit_drain = most;
         self

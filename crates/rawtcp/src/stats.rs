@@ -58,6 +58,8 @@ pub struct StackStats {
     pub packets_lost: u64,
     /// Packets lost at full receive queues: the cure is `sysctl net.core.rmem_max`.
     pub receive_queue_drops: u64,
+    /// Packets dropped as they were larger than the buffers for them.
+    pub packets_truncated: u64,
     /// Segments that came with the pseudo header's checksum only, from a sender on this machine.
     pub pseudo_checksums: u64,
     /// Resets sent for segments that belong to nothing.

@@ -71,7 +71,8 @@ pub(crate) fn transmit(
         return Sent::Blocked;
     }
     let open = host.devices.get(inner.device);
-    if open.queue.is_busy() && open.queue.join(cell) {
+    let turn = std::mem::take(&mut inner.turn);
+    if open.queue.is_busy() && open.queue.join(cell, turn) {
         inner.blocked = true;
         return Sent::Blocked;
     }

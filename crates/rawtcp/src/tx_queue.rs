@@ -44,6 +44,17 @@ pub(crate) struct TxQueue {
     inner: Mutex<Inner>,
 }
 
+/// Whose turn it is.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// The device is full.
+    Full,
+    /// Nobody waits.
+    Idle,
+    /// This connection's.
+    Serve(Arc<ConnCell>),
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     fifo: VecDeque<Owned>,
@@ -62,14 +73,17 @@ impl TxQueue {
         self.busy.load(Ordering::Acquire)
     }
 
-    /// Queues a connection behind those that already wait; `false` if none does any more, so that it
-    /// may send at once.
-    pub(crate) fn join(&self, cell: &Arc<ConnCell>) -> bool {
+    /// Queues a connection behind those that already wait; `false` if it may send at once, as nobody waits
+    /// any more or it is its `turn`.
+    pub(crate) fn join(&self, cell: &Arc<ConnCell>, turn: bool) -> bool {
         let mut inner = lock(&self.inner);
-        if inner.is_empty() {
-            return false;
+        match (inner.fifo.is_empty(), turn) {
+            (true, true) => return false,
+            // Somebody's answers came between: it is still the first.
+            (false, true) => inner.blocked.push_front(cell.clone()),
+            (true, false) if inner.blocked.is_empty() => return false,
+            (_, false) => inner.blocked.push_back(cell.clone()),
         }
-        inner.blocked.push_back(cell.clone());
         true
     }
 
@@ -92,9 +106,9 @@ impl TxQueue {
         }
     }
 
-    /// Sends what is queued. Once the last packet *was sent*, the connections that waited are
-    /// handed over, oldest first; `None` while the device is full.
-    pub(crate) fn flush(&self, io: &dyn PacketIo, counters: &Counters) -> Option<VecDeque<Arc<ConnCell>>> {
+    /// Sends what is queued. Once the last packet *was sent*, the connection that has waited longest is handed
+    /// over: one at a time, so that the next ones keep their place if that one fills the device again.
+    pub(crate) fn next(&self, io: &dyn PacketIo, counters: &Counters) -> Next {
         let mut inner = lock(&self.inner);
         while let Some(packet) = inner.fifo.front() {
             let slices = [IoSlice::new(&packet.bytes)];
@@ -107,14 +121,15 @@ impl TxQueue {
             };
             match io.send(&[one]) {
                 (1.., _) => count(&counters.packets_sent, 1),
-                (0, Some(SendError::WouldBlock)) => return None,
+                (0, Some(SendError::WouldBlock)) => return Next::Full,
                 // Nobody is left to be told: to its connection the packet is sent, and so it is lost.
                 (0, _) => count(&counters.packets_lost, 1),
             }
             inner.fifo.pop_front();
         }
-        self.busy.store(false, Ordering::Release);
-        Some(std::mem::take(&mut inner.blocked))
+        let first = inner.blocked.pop_front();
+        self.busy.store(!inner.blocked.is_empty(), Ordering::Release);
+        first.map_or(Next::Idle, Next::Serve)
     }
 
     /// Lets go of everything.

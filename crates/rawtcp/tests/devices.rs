@@ -9,8 +9,8 @@ use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -24,13 +24,24 @@ struct Narrow {
     full: AtomicUsize,
     /// An errno that every send gives; 0: none.
     refuses: AtomicI32,
+    /// So many sends find it full, although it is not.
+    busy: AtomicUsize,
+    /// The destination port of every full packet that was taken.
+    ports: Mutex<Vec<[u8; 2]>>,
 }
 
 fn narrow_pair(takes: usize) -> (Arc<Narrow>, Arc<Narrow>) {
     let (a, b) = UnixDatagram::pair().unwrap();
     let make = |socket: UnixDatagram| {
         socket.set_nonblocking(true).unwrap();
-        Arc::new(Narrow { socket, takes, full: AtomicUsize::new(0), refuses: AtomicI32::new(0) })
+        Arc::new(Narrow {
+            socket,
+            takes,
+            full: AtomicUsize::new(0),
+            refuses: AtomicI32::new(0),
+            busy: AtomicUsize::new(0),
+            ports: Mutex::default(),
+        })
     };
     (make(a), make(b))
 }
@@ -57,6 +68,10 @@ impl PacketIo for Narrow {
     fn send(&self, packets: &[TxPacket<'_>]) -> (usize, Option<SendError>) {
         for (i, packet) in packets.iter().enumerate() {
             assert_eq!(packet.checksum, TxChecksum::Complete);
+            let once_less = |busy: usize| busy.checked_sub(1);
+            if self.busy.fetch_update(Ordering::SeqCst, Ordering::SeqCst, once_less).is_ok() {
+                return (i, Some(SendError::WouldBlock));
+            }
             let refuses = self.refuses.load(Ordering::SeqCst);
             if refuses != 0 {
                 return (i, Some(SendError::Unreachable(io::Error::from_raw_os_error(refuses))));
@@ -66,6 +81,9 @@ impl PacketIo for Narrow {
             }
             let bytes: Vec<u8> = packet.slices.iter().flat_map(|slice| slice.iter().copied()).collect();
             match self.socket.send(&bytes) {
+                Ok(n) if n == 1500 && bytes[0] == 0x45 => {
+                    self.ports.lock().unwrap().push([bytes[22], bytes[23]]);
+                }
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.full.fetch_add(1, Ordering::SeqCst);
@@ -93,7 +111,8 @@ impl PacketIo for Narrow {
 fn stacks(a: Arc<dyn PacketIo>, b: Arc<dyn PacketIo>) -> (Stack, Stack) {
     let stack = |io, addresses: [&str; 2]| {
         let addresses: Vec<IpAddr> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-        Stack::builder().device(Device::Own { io, addresses }).build().unwrap()
+        // Both stacks end with one runtime: nobody could answer the other's last words.
+        Stack::builder().device(Device::Own { io, addresses }).exit_drain(Duration::ZERO).build().unwrap()
     };
     (stack(a, ["10.0.0.1", "fd00::1"]), stack(b, ["10.0.0.2", "fd00::2"]))
 }
@@ -198,4 +217,138 @@ async fn an_in_memory_link_in_virtual_time() {
     let error = one.connect("192.0.2.1:80").await;
     // The link has no other host: the SYN is nobody's, and the attempt times out on schedule.
     assert_eq!(error.unwrap_err().kind(), ErrorKind::TimedOut);
+}
+
+/// Waits until a stack has so many connections.
+async fn until_connections(stack: &Stack, n: usize) {
+    let all = async {
+        while stack.stats().connections != n {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), all).await.unwrap_or_else(|_| panic!("{:?}", stack.stats()));
+}
+
+#[tokio::test]
+async fn a_connection_whose_reset_waited_for_the_device_is_gone_after_it() {
+    let (a, b) = narrow_pair(1500);
+    let (one, two) = stacks(a.clone(), b);
+    let (x, y) = connect(&one, &two, "10.0.0.2:0").await;
+    let (mut z, w) = connect(&one, &two, "10.0.0.2:0").await;
+    until_connections(&one, 2).await;
+    // One packet is kept by the full device; the reset comes behind it.
+    a.busy.store(1, Ordering::SeqCst);
+    assert_eq!(x.try_write(b"kept").unwrap(), 4);
+    z.set_zero_linger().unwrap();
+    z.write_all(b"given up").await.unwrap();
+    drop(z);
+    assert_eq!(a.busy.load(Ordering::SeqCst), 0);
+    until_connections(&one, 1).await;
+    w.readable().await.unwrap();
+    assert_eq!(w.try_read(&mut [0; 9]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let mut got = [0; 4];
+    y.readable().await.unwrap();
+    assert_eq!((y.try_read(&mut got).unwrap(), &got), (4, b"kept"));
+}
+
+#[tokio::test]
+async fn connections_share_a_full_device() {
+    const EACH: usize = 1 << 20;
+    let (a, b) = narrow_pair(1500);
+    let (one, two) = stacks(a.clone(), b);
+    let got: Arc<Vec<AtomicUsize>> = Arc::new((0..6).map(|_| AtomicUsize::new(0)).collect());
+    let mut readers = Vec::new();
+    let mut pairs = Vec::new();
+    for _ in 0..got.len() {
+        pairs.push(connect(&one, &two, "10.0.0.2:0").await);
+    }
+    for (i, (mut x, mut y)) in pairs.into_iter().enumerate() {
+        tokio::spawn(async move {
+            x.write_all(&pattern(EACH, 1)).await.unwrap();
+            x
+        });
+        let got = got.clone();
+        readers.push(tokio::spawn(async move {
+            let mut buf = vec![0; 16 << 10];
+            while got[i].load(Ordering::SeqCst) < EACH {
+                let n = y.read(&mut buf).await.unwrap();
+                assert!(n > 0);
+                got[i].fetch_add(n, Ordering::SeqCst);
+            }
+            // What the others have had by the time the first is done.
+            got.iter().map(|got| got.load(Ordering::SeqCst)).min().unwrap()
+        }));
+    }
+    let (least, _, _) =
+        tokio::time::timeout(Duration::from_secs(60), futures::future::select_all(readers)).await.expect("hangs");
+    assert!(a.full.load(Ordering::SeqCst) > 0, "never full: nothing was tested");
+    assert!(least.unwrap() > EACH / 8, "starved: {got:?}");
+    // Each sends one hold of 16 packets, and the next one follows.
+    let ports = a.ports.lock().unwrap();
+    let runs: Vec<_> = ports.chunk_by(|a, b| a == b).map(<[_]>::len).collect();
+    let long: usize = runs.iter().filter(|&&run| run > 32).sum();
+    assert!(long < ports.len() / 4, "{long} of {} packets in long runs: {runs:?}", ports.len());
+}
+
+#[tokio::test]
+async fn a_burst_of_handshakes_does_not_overrun_the_backlog() {
+    let (a, b) = narrow_pair(1500);
+    let (one, two) = stacks(a, b);
+    let socket = two.socket_v4();
+    socket.bind("10.0.0.2:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(2).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let clients = futures::future::join_all((0..8).map(|_| one.connect(addr)));
+    let clients = tokio::time::timeout(Duration::from_secs(5), clients).await.expect("hangs");
+    // All eight know of the SYN-ACK; the last parts of their handshakes come in one batch.
+    assert!(clients.iter().all(Result::is_ok));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // As Linux: one more than the backlog.
+    assert_eq!(two.stats().accepts, 3);
+}
+
+#[test]
+fn the_end_of_a_runtime_delivers_what_many_streams_hold() {
+    const STREAMS: usize = 60;
+    const EACH: usize = 100_000;
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (theirs, ours) = (runtime(), runtime());
+    let (a, b) = narrow_pair(1500);
+    let build = |io: Arc<Narrow>, ip: &str| {
+        Stack::builder().device(Device::Own { io, addresses: vec![ip.parse().unwrap()] }).build().unwrap()
+    };
+    let two = theirs.block_on(async { build(b, "10.0.0.2") });
+    let listener = theirs.block_on(two.bind("10.0.0.2:0")).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let seen = theirs.spawn(async move {
+        let mut readers = Vec::new();
+        for _ in 0..STREAMS {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            readers.push(tokio::spawn(async move {
+                // Nobody reads before everything is written, so that the end of the runtime has to deliver.
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                let mut got = Vec::new();
+                stream.read_to_end(&mut got).await.map(|_| got.len())
+            }));
+        }
+        futures::future::join_all(readers).await
+    });
+    let (held, one) = ours.block_on(async {
+        let one = build(a, "10.0.0.1");
+        let mut held = Vec::new();
+        for _ in 0..STREAMS {
+            let mut stream = one.connect(addr).await.unwrap();
+            stream.write_all(&pattern(EACH, 3)).await.unwrap();
+            held.push(stream);
+        }
+        (held, one)
+    });
+    let begin = std::time::Instant::now();
+    drop(ours);
+    let took = begin.elapsed();
+    for result in theirs.block_on(seen).unwrap() {
+        assert_eq!(result.unwrap().unwrap(), EACH);
+    }
+    assert!(took < Duration::from_millis(2500), "{took:?}");
+    drop((held, one));
 }

@@ -3,7 +3,7 @@
 use super::TcpStream;
 use crate::conn_cell::ConnCell;
 use crate::listener_cell::ListenerCell;
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex, lock};
 use crate::{ambient, error, stack};
 use std::fmt;
 use std::io;
@@ -14,11 +14,13 @@ use tokio::net::ToSocketAddrs;
 /// A socket that waits for connections: `tokio::net::TcpListener` on this stack.
 pub struct TcpListener {
     cell: Arc<ListenerCell>,
+    /// Where the waker of the last `poll_accept` is.
+    polled: Mutex<Option<usize>>,
 }
 
 impl TcpListener {
     pub(crate) fn new(cell: Arc<ListenerCell>) -> Self {
-        TcpListener { cell }
+        TcpListener { cell, polled: Mutex::default() }
     }
 
     /// Listens on an address of the runtime's default stack. Port 0 is replaced by a free one, which
@@ -52,7 +54,7 @@ impl TcpListener {
 
     /// As [`accept`](Self::accept); only the waker of the last call is kept.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        self.cell.poll_accept(cx).map_ok(|cell| self.stream(cell))
+        self.cell.poll_accept(cx, &mut lock(&self.polled)).map_ok(|cell| self.stream(cell))
     }
 
     /// The address that is listened on.
@@ -85,6 +87,7 @@ impl fmt::Debug for TcpListener {
 
 impl Drop for TcpListener {
     fn drop(&mut self) {
-        self.cell.close();
+        self.cell.forget_poll(&mut lock(&self.polled));
+        self.cell.close(false);
     }
 }

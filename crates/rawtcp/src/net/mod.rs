@@ -1,11 +1,13 @@
 //! `tokio::net` for TCP, on this stack: the same names, signatures and meaning.
 
 mod listener;
+mod socket;
 mod split;
 mod split_owned;
 mod stream;
 
 pub use listener::TcpListener;
+pub use socket::TcpSocket;
 pub use stream::TcpStream;
 pub use tokio::net::{ToSocketAddrs, lookup_host};
 

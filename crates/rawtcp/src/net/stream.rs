@@ -1,14 +1,15 @@
 //! [`TcpStream`].
 
 use super::listener::hop_limit;
+use super::socket::linger_seconds;
 use super::split::{ReadHalf, WriteHalf, split};
 use super::split_owned::{OwnedReadHalf, OwnedWriteHalf, split_owned};
 use crate::conn_cell::ConnCell;
 use crate::readiness::Bits;
 use crate::sync::Arc;
 use crate::{ambient, error, stack};
-use bytes::BufMut;
-use rawtcp_proto::TcpInfo;
+use bytes::{Buf, BufMut, Bytes};
+use rawtcp_proto::{Keepalive, TcpInfo};
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -172,10 +173,11 @@ impl TcpStream {
         Ok(self.cell.lock().linger)
     }
 
-    /// Sets the linger time. Zero makes `drop` reset the connection; other values are stored, and do
-    /// not block `drop`.
+    /// Sets the linger time, in whole seconds. Zero makes `drop` reset the connection; other values are
+    /// stored, and do not block `drop`.
+    #[deprecated = "`SO_LINGER` causes the socket to block the thread on drop"]
     pub fn set_linger(&self, dur: Option<Duration>) -> io::Result<()> {
-        self.cell.lock().linger = dur;
+        self.cell.lock().linger = linger_seconds(dur);
         Ok(())
     }
 
@@ -197,18 +199,97 @@ impl TcpStream {
         Ok(())
     }
 
-    /// Whether ACKs are sent at once rather than delayed: see [`set_quickack`](Self::set_quickack).
-    ///
-    /// # Errors
-    /// Never.
+    /// Whether ACKs are sent at once rather than delayed, as last set.
+    pub fn quickack(&self) -> io::Result<bool> {
+        Ok(self.cell.lock().quickack)
+    }
+
+    /// Sends ACKs at once, or delays them so that they find company. Not for good: the stack goes back to what it
+    /// thinks best, as Linux does.
     pub fn set_quickack(&self, quickack: bool) -> io::Result<()> {
-        self.cell.with(|inner, _| inner.conn.set_quickack(quickack));
+        self.cell.with(|inner, _| {
+            inner.quickack = quickack;
+            inner.conn.set_quickack(quickack);
+        });
         Ok(())
     }
 
     /// A snapshot of the connection, as Linux's TCP_INFO. Not in tokio.
     pub fn tcp_info(&self) -> TcpInfo {
         self.cell.lock().conn.info()
+    }
+
+    /// The name of the congestion control. Not in tokio.
+    pub fn congestion(&self) -> io::Result<&'static str> {
+        Ok(self.cell.lock().conn.info().congestion)
+    }
+
+    /// Replaces the congestion control, by name (TCP_CONGESTION); it goes on from where the old one was. Not in
+    /// tokio.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none of this name.
+    pub fn set_congestion(&self, name: &str) -> io::Result<()> {
+        let algorithm = name.parse().map_err(|_| error::os(error::ENOENT))?;
+        self.cell.with(|inner, _| inner.conn.set_congestion(algorithm));
+        Ok(())
+    }
+
+    /// The keep-alive times; `None`: it is off. Not in tokio.
+    pub fn keepalive(&self) -> io::Result<Option<Keepalive>> {
+        Ok(self.cell.lock().conn.config().keepalive)
+    }
+
+    /// Switches keep-alive (SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT). Not in tokio.
+    pub fn set_keepalive(&self, keepalive: Option<Keepalive>) -> io::Result<()> {
+        self.cell.with(|inner, now| inner.conn.set_keepalive(now, keepalive));
+        Ok(())
+    }
+
+    /// How long the connection may make no progress before it times out. Not in tokio.
+    pub fn user_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(self.cell.lock().conn.config().user_timeout)
+    }
+
+    /// Sets how long the connection may make no progress before it times out (TCP_USER_TIMEOUT); `None`: as long as
+    /// the retransmissions last. Not in tokio.
+    pub fn set_user_timeout(&self, most: Option<Duration>) -> io::Result<()> {
+        self.cell.with(|inner, _| inner.conn.set_user_timeout(most));
+        Ok(())
+    }
+
+    /// Reads at most `max` bytes without a copy; `None` is the end of the stream. Cancel safe. Not in tokio.
+    pub async fn read_chunk(&mut self, max: usize) -> io::Result<Option<Bytes>> {
+        self.cell.async_io(Bits::READ, || self.cell.try_read_chunk(max)).await
+    }
+
+    /// Writes all of the bytes without a copy: they are kept by reference until the peer has acknowledged them.
+    /// As `write_all` it is not cancel safe. Not in tokio.
+    pub async fn write_bytes(&mut self, mut bytes: Bytes) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.cell.async_io(Bits::WRITE, || self.try_write_bytes(&mut bytes)).await?;
+        }
+        Ok(())
+    }
+
+    /// As [`try_write`](Self::try_write), without a copy; what was taken is cut off in front. Not in tokio.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the stream is not ready.
+    pub fn try_write_bytes(&self, bytes: &mut Bytes) -> io::Result<usize> {
+        let n = self.cell.try_write_bytes(bytes.clone())?;
+        bytes.advance(n);
+        Ok(n)
+    }
+
+    /// Waits until the peer's TCP has acknowledged everything that has been written by now, and the FIN if the
+    /// stream was shut down. Whether the peer's program has read it is another matter. Any number of tasks may;
+    /// cancel safe. Not in tokio.
+    ///
+    /// # Errors
+    /// That with which the connection ended before.
+    pub async fn acknowledged(&self) -> io::Result<()> {
+        self.cell.acknowledged().await
     }
 
     /// Splits the stream into halves that borrow it. Dropping them closes nothing.
@@ -272,6 +353,6 @@ impl fmt::Debug for TcpStream {
 
 impl Drop for TcpStream {
     fn drop(&mut self) {
-        self.cell.release();
+        self.cell.let_go();
     }
 }

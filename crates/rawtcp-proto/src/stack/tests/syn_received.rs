@@ -271,7 +271,9 @@ fn after_unlisten_half_open_connections_are_gone() {
     let Sends(SA, iss, _) = host.send(&tuple(1), header(S, 10, 0), b"") else { panic!() };
     host.send(&other, header(S, 10, 0), b"");
     host.stack.insert(tuple(2), 7);
-    host.stack.unlisten(LISTENING.parse().unwrap());
+    let resets = host.stack.unlisten(LISTENING.parse().unwrap());
+    let reset = resets.iter().map(|r| (r.tuple, r.header.flags, r.header.seq.0, r.header.ack.0)).collect::<Vec<_>>();
+    assert_eq!(reset, [(tuple(1), RA, iss.wrapping_add(1), 11)]);
     assert_eq!(host.counts(), (1, 1, 0), "other listeners and connections stay");
     let ack = header(A, 11, iss.wrapping_add(1));
     assert_eq!(host.send(&tuple(1), ack, b""), Unclaimed);

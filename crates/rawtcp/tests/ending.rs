@@ -1,0 +1,219 @@
+//! The end of a stack whose streams are still held, seen by a kernel peer on `lo`: never silence. Needs
+//! CAP_NET_RAW: fails without.
+
+use rawtcp::net::TcpStream;
+use rawtcp::{Driver, Stack};
+use std::io::{self, ErrorKind};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net as kernel;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+
+const GONE: &str = "A Tokio 1.x context was found, but it is being shutdown.";
+
+/// More than what the peer's and our buffers hold: it needs a driver to be delivered.
+const LOAD: usize = 800_000;
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(30), what).await.expect("hangs")
+}
+
+fn kernels() -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+fn ours() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// What the peer sees, from when it begins to read.
+type Seen = tokio::task::JoinHandle<io::Result<usize>>;
+
+/// A connection from ours to the kernel, whose end reads after a while, in its own runtime.
+async fn connected(stack: &Stack, kernels: &Runtime, greets: bool, pause: Duration) -> (TcpStream, Seen) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let seen = kernels.spawn(async move {
+        let (mut stream, _) = kernel::TcpListener::from_std(listener)?.accept().await?;
+        if greets {
+            stream.write_all(b"never read").await?;
+        }
+        tokio::time::sleep(pause).await;
+        let mut got = Vec::new();
+        timeout(Duration::from_secs(20), stream.read_to_end(&mut got)).await.expect("silence")?;
+        Ok(got.len())
+    });
+    let stream = soon(stack.connect(addr)).await.unwrap();
+    if greets {
+        soon(stream.readable()).await.unwrap();
+    }
+    (stream, seen)
+}
+
+fn stack(drain: Duration, driver: Driver) -> Stack {
+    Stack::builder().exit_drain(drain).driver(driver).build().unwrap()
+}
+
+/// How the stack of a held stream ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Close,
+    CloseThread,
+    Runtime,
+}
+
+fn end(how: End, shut: bool, greets: bool, pause: Duration, drain: Duration) -> io::Result<usize> {
+    let (kernels, ours) = (kernels(), ours());
+    let driver = if how == End::CloseThread { Driver::Thread } else { Driver::Task };
+    let (mut stream, seen, stack) = ours.block_on(async {
+        let stack = stack(drain, driver);
+        let (mut stream, seen) = connected(&stack, &kernels, greets, pause).await;
+        soon(stream.write_all(&vec![7; LOAD])).await.unwrap();
+        if shut {
+            stream.shutdown().await.unwrap();
+        }
+        (stream, seen, stack)
+    });
+    if how == End::Runtime {
+        drop((ours, stack));
+    } else {
+        ours.block_on(soon(stack.close()));
+    }
+    let error = kernels.block_on(stream.write(b"late")).unwrap_err();
+    assert_eq!(error.to_string(), GONE);
+    let error = kernels.block_on(stream.read(&mut [0])).unwrap_err();
+    assert_eq!(error.to_string(), GONE);
+    let seen = kernels.block_on(soon(seen)).unwrap();
+    drop(stream);
+    seen
+}
+
+#[test]
+fn held_streams_are_closed_and_delivered() {
+    for how in [End::Close, End::CloseThread, End::Runtime] {
+        for shut in [true, false] {
+            let seen = end(how, shut, false, Duration::from_millis(200), Duration::from_secs(10));
+            assert_eq!(seen.unwrap(), LOAD, "{how:?} {shut}");
+        }
+    }
+}
+
+#[test]
+fn unread_data_is_answered_by_a_reset() {
+    for how in [End::Close, End::CloseThread, End::Runtime] {
+        let start = Instant::now();
+        let seen = end(how, false, true, Duration::ZERO, Duration::from_secs(10));
+        assert_eq!(seen.unwrap_err().kind(), ErrorKind::ConnectionReset, "{how:?}");
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn what_is_not_delivered_in_time_is_reset() {
+    for how in [End::Close, End::CloseThread, End::Runtime] {
+        for shut in [true, false] {
+            // More than the peer takes before it reads, and less patience than it has.
+            let (kernels, ours) = (kernels(), ours());
+            let driver = if how == End::CloseThread { Driver::Thread } else { Driver::Task };
+            let drain = Duration::from_millis(300);
+            let start = Instant::now();
+            let (stream, seen, stack) = ours.block_on(async {
+                let stack = stack(drain, driver);
+                let (mut stream, seen) = connected(&stack, &kernels, false, Duration::from_secs(3)).await;
+                let data = vec![7; 64 << 10];
+                while let Ok(written) = timeout(Duration::from_millis(200), stream.write_all(&data)).await {
+                    written.unwrap();
+                }
+                if shut {
+                    stream.shutdown().await.unwrap();
+                }
+                (stream, seen, stack)
+            });
+            let before = Instant::now();
+            if how == End::Runtime {
+                drop((ours, stack));
+            } else {
+                ours.block_on(soon(stack.close()));
+            }
+            assert!(before.elapsed() >= drain && start.elapsed() < Duration::from_secs(3), "{how:?} {shut}");
+            let seen = kernels.block_on(soon(seen)).unwrap();
+            assert_eq!(seen.unwrap_err().kind(), ErrorKind::ConnectionReset, "{how:?} {shut}");
+            drop(stream);
+        }
+    }
+}
+
+#[test]
+fn zero_linger_resets_at_the_end_too() {
+    let (kernels, ours) = (kernels(), ours());
+    let (stream, seen) = ours.block_on(async {
+        let stack = Stack::builder().build().unwrap();
+        let (mut stream, seen) = connected(&stack, &kernels, false, Duration::ZERO).await;
+        stream.set_zero_linger().unwrap();
+        stream.write_all(b"x").await.unwrap();
+        soon(stack.close()).await;
+        (stream, seen)
+    });
+    assert_eq!(kernels.block_on(soon(seen)).unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
+    drop(stream);
+}
+
+#[test]
+fn a_peer_that_never_wrote_and_one_that_was_never_accepted_hear_of_the_end() {
+    let (kernels, ours) = (kernels(), ours());
+    let (listener, held, seen) = ours.block_on(async {
+        let stack = Stack::builder().build().unwrap();
+        let listener = stack.bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut seen = Vec::new();
+        let mut held = None;
+        for accept in [true, false] {
+            let client = kernels.spawn(kernel::TcpStream::connect(addr));
+            let mut client = soon(client).await.unwrap().unwrap();
+            if accept {
+                held = Some(soon(listener.accept()).await.unwrap());
+            }
+            seen.push(kernels.spawn(async move { soon(client.read(&mut [0])).await }));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        soon(stack.close()).await;
+        (listener, held, seen)
+    });
+    let [accepted, waiting] = seen.try_into().unwrap();
+    assert_eq!(kernels.block_on(accepted).unwrap().unwrap(), 0);
+    assert_eq!(kernels.block_on(waiting).unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(kernels.block_on(listener.accept()).unwrap_err().to_string(), GONE);
+    drop(held);
+}
+
+#[test]
+fn after_the_end_the_kernel_answers_for_the_ports() {
+    let (kernels, ours) = (kernels(), ours());
+    let (stream, client) = ours.block_on(async {
+        let stack = Stack::builder().build().unwrap();
+        let listener = stack.bind("127.0.0.1:0").await.unwrap();
+        let client = kernels.spawn(kernel::TcpStream::connect(listener.local_addr().unwrap()));
+        let (stream, _) = soon(listener.accept()).await.unwrap();
+        let client = soon(client).await.unwrap().unwrap();
+        soon(stack.close()).await;
+        (stream, client)
+    });
+    kernels.block_on(async move {
+        // The stream is half-closed now: FIN, and nobody behind it.
+        let mut client = client;
+        assert_eq!(soon(client.read(&mut [0])).await.unwrap(), 0);
+        client.write_all(b"anybody?").await.unwrap();
+        let end = soon(async {
+            loop {
+                if let Err(error) = client.write_all(b"still?").await {
+                    return error.kind();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        assert!(matches!(end.await, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
+    });
+    drop(stream);
+}

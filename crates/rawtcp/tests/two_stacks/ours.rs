@@ -1,0 +1,35 @@
+//! What is tested.
+#![allow(clippy::duplicate_mod, reason = "the same tests for two stacks: that is the point")]
+
+pub(crate) use rawtcp::net;
+
+/// Whether a stream may show as readable before anything came.
+const FRESH_SHOWS_READABLE: bool = false;
+
+#[path = "auto_traits.rs"]
+pub(crate) mod auto_traits;
+#[path = "semantics.rs"]
+mod semantics;
+#[path = "sockets.rs"]
+mod sockets;
+#[path = "sticky.rs"]
+mod sticky;
+
+pub(crate) fn is_loopback() -> bool {
+    std::env::var_os("RAWTCP_DEVICE").is_some_and(|device| device == "loopback")
+}
+
+/// Without CAP_NET_RAW there is only the loopback inside the process, which has a test of its own. In CI
+/// nothing is skipped.
+fn skip() -> bool {
+    if is_loopback() || std::env::var_os("CI").is_some() {
+        return false;
+    }
+    match rawtcp_io::RawIpV4::open(&rawtcp_io::RawConfig::default()) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            eprintln!("SKIPPED over raw IP: {error}");
+            true
+        }
+        _ => false,
+    }
+}
