@@ -19,7 +19,9 @@ fn isolated(name: &str, test: impl FnOnce() + Send) {
     match netns::run_in_new_namespace(test) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            eprintln!("\n*** SKIPPED {name}: network namespaces need root or CAP_SYS_ADMIN ({error}) ***\n");
+            let text = format!("\n*** SKIPPED {name}: network namespaces need root or CAP_SYS_ADMIN ({error}) ***\n");
+            // Not by eprintln!, which the test harness swallows.
+            writeln!(io::stderr(), "{text}").ok();
         }
         Err(error) => panic!("{name}: {error}"),
     }

@@ -1,6 +1,9 @@
 //! The end of a stack whose streams are still held, seen by a kernel peer on `lo`: never silence. Needs
 //! CAP_NET_RAW: fails without.
 
+#[path = "common/privilege.rs"]
+mod privilege;
+
 use rawtcp::net::TcpStream;
 use rawtcp::{Driver, Stack};
 use std::io::{self, ErrorKind};
@@ -92,6 +95,9 @@ fn end(how: End, shut: bool, greets: bool, pause: Duration, drain: Duration) -> 
 
 #[test]
 fn held_streams_are_closed_and_delivered() {
+    if privilege::missing() {
+        return;
+    }
     for how in [End::Close, End::CloseThread, End::Runtime] {
         for shut in [true, false] {
             let seen = end(how, shut, false, Duration::from_millis(200), Duration::from_secs(10));
@@ -102,6 +108,9 @@ fn held_streams_are_closed_and_delivered() {
 
 #[test]
 fn unread_data_is_answered_by_a_reset() {
+    if privilege::missing() {
+        return;
+    }
     for how in [End::Close, End::CloseThread, End::Runtime] {
         let start = Instant::now();
         let seen = end(how, false, true, Duration::ZERO, Duration::from_secs(10));
@@ -112,6 +121,9 @@ fn unread_data_is_answered_by_a_reset() {
 
 #[test]
 fn what_is_not_delivered_in_time_is_reset() {
+    if privilege::missing() {
+        return;
+    }
     for how in [End::Close, End::CloseThread, End::Runtime] {
         for shut in [true, false] {
             // More than the peer takes before it reads, and less patience than it has.
@@ -147,6 +159,9 @@ fn what_is_not_delivered_in_time_is_reset() {
 
 #[test]
 fn zero_linger_resets_at_the_end_too() {
+    if privilege::missing() {
+        return;
+    }
     let (kernels, ours) = (kernels(), ours());
     let (stream, seen) = ours.block_on(async {
         let stack = Stack::builder().build().unwrap();
@@ -162,6 +177,9 @@ fn zero_linger_resets_at_the_end_too() {
 
 #[test]
 fn a_peer_that_never_wrote_and_one_that_was_never_accepted_hear_of_the_end() {
+    if privilege::missing() {
+        return;
+    }
     let (kernels, ours) = (kernels(), ours());
     let (listener, held, seen) = ours.block_on(async {
         let stack = Stack::builder().build().unwrap();
@@ -190,6 +208,9 @@ fn a_peer_that_never_wrote_and_one_that_was_never_accepted_hear_of_the_end() {
 
 #[test]
 fn after_the_end_the_kernel_answers_for_the_ports() {
+    if privilege::missing() {
+        return;
+    }
     let (kernels, ours) = (kernels(), ours());
     let (stream, client) = ours.block_on(async {
         let stack = Stack::builder().build().unwrap();
@@ -216,4 +237,9 @@ fn after_the_end_the_kernel_answers_for_the_ports() {
         assert!(matches!(end.await, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
     });
     drop(stream);
+}
+
+#[test]
+fn all_of_it_in_a_user_namespace() {
+    privilege::again_with_privilege();
 }

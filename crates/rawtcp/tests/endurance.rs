@@ -2,6 +2,9 @@
 //!
 //! `RAWTCP_ENDURANCE=10` does ten times as much as usual.
 
+#[path = "common/privilege.rs"]
+mod privilege;
+
 use rawtcp::net::{TcpListener, TcpStream};
 use rawtcp::{ConnConfig, Stack};
 use std::net::SocketAddr;
@@ -67,16 +70,25 @@ async fn no_wake_is_lost() {
 
 #[tokio::test]
 async fn no_wake_is_lost_on_one_thread() {
+    if privilege::missing() {
+        return;
+    }
     no_wake_is_lost().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_wake_is_lost_on_two_threads() {
+    if privilege::missing() {
+        return;
+    }
     no_wake_is_lost().await;
 }
 
 #[tokio::test]
 async fn connections_to_many_ports_share_guards() {
+    if privilege::missing() {
+        return;
+    }
     const PORTS: usize = 100;
     let each = 10 * times().min(5);
     let stack = Stack::builder().build().unwrap();
@@ -104,6 +116,9 @@ async fn connections_to_many_ports_share_guards() {
 
 #[tokio::test]
 async fn one_address_again_and_again() {
+    if privilege::missing() {
+        return;
+    }
     let rounds = 1500 * times();
     let listener = kernel::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -127,6 +142,9 @@ async fn one_address_again_and_again() {
 
 #[tokio::test]
 async fn a_connection_of_the_kernel_on_our_port_lives_on() {
+    if privilege::missing() {
+        return;
+    }
     let theirs = kernel::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = theirs.local_addr().unwrap();
     let (client, accepted) = tokio::join!(kernel::TcpStream::connect(addr), theirs.accept());
@@ -151,4 +169,9 @@ async fn a_connection_of_the_kernel_on_our_port_lives_on() {
     // Now nobody is there; a new connection is refused.
     assert!(TcpStream::connect(addr).await.is_err());
     check(&mut client, &mut server).await;
+}
+
+#[test]
+fn all_of_it_in_a_user_namespace() {
+    privilege::again_with_privilege();
 }

@@ -1,5 +1,8 @@
 //! Against the kernel's TCP on `lo`, over raw IP sockets. Needs CAP_NET_RAW: fails without.
 
+#[path = "common/privilege.rs"]
+mod privilege;
+
 use rawtcp::Stack;
 use rawtcp::net::{TcpListener, TcpStream};
 use std::io::{ErrorKind, Read, Write};
@@ -66,6 +69,9 @@ async fn exchange(ours: TcpStream, theirs: kernel::TcpStream, len: usize) {
 
 #[tokio::test]
 async fn both_directions_opened_from_both_sides() {
+    if privilege::missing() {
+        return;
+    }
     for addr in BOTH {
         let (ours, theirs) = ours_to_kernel(addr).await;
         assert_eq!(ours.local_addr().unwrap(), theirs.peer_addr().unwrap());
@@ -79,6 +85,9 @@ async fn both_directions_opened_from_both_sides() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_two_threads() {
+    if privilege::missing() {
+        return;
+    }
     for addr in BOTH {
         let (ours, theirs) = kernel_to_ours(addr).await;
         exchange(ours, theirs, 20 << 20).await;
@@ -87,6 +96,9 @@ async fn on_two_threads() {
 
 #[tokio::test]
 async fn against_itself() {
+    if privilege::missing() {
+        return;
+    }
     for addr in BOTH {
         let listener = TcpListener::bind(addr).await.unwrap();
         let to = listener.local_addr().unwrap();
@@ -104,6 +116,9 @@ async fn against_itself() {
 
 #[tokio::test]
 async fn refused_reset_and_end() {
+    if privilege::missing() {
+        return;
+    }
     for addr in BOTH {
         let free = std::net::TcpListener::bind(addr).unwrap().local_addr().unwrap();
         let error = soon(TcpStream::connect(free)).await.unwrap_err();
@@ -139,6 +154,9 @@ fn socket2_linger(stream: &kernel::TcpStream) {
 
 #[tokio::test]
 async fn ports_are_the_kernels_and_ours() {
+    if privilege::missing() {
+        return;
+    }
     for addr in BOTH {
         let theirs = kernel::TcpListener::bind(addr).await.unwrap();
         let at = theirs.local_addr().unwrap();
@@ -156,6 +174,9 @@ async fn ports_are_the_kernels_and_ours() {
 
 #[tokio::test]
 async fn a_dual_stack_listener() {
+    if privilege::missing() {
+        return;
+    }
     let listener = TcpListener::bind("[::]:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     for (to, shown) in [("127.0.0.1", "::ffff:127.0.0.1"), ("::1", "::1")] {
@@ -170,6 +191,9 @@ async fn a_dual_stack_listener() {
 
 #[test]
 fn io_alone_is_enough_and_what_was_written_outlives_the_runtime() {
+    if privilege::missing() {
+        return;
+    }
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let reader = std::thread::spawn(move || {
@@ -192,6 +216,9 @@ fn io_alone_is_enough_and_what_was_written_outlives_the_runtime() {
 
 #[test]
 fn two_runtimes_at_once() {
+    if privilege::missing() {
+        return;
+    }
     let threads: Vec<_> = (0..2)
         .map(|_| {
             std::thread::spawn(|| {
@@ -208,6 +235,9 @@ fn two_runtimes_at_once() {
 
 #[test]
 fn the_driver_with_a_thread_goes_on_while_the_runtime_blocks() {
+    if privilege::missing() {
+        return;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let stack = Stack::builder().driver(rawtcp::Driver::Thread).build().unwrap();
@@ -231,6 +261,9 @@ fn the_driver_with_a_thread_goes_on_while_the_runtime_blocks() {
 
 #[tokio::test]
 async fn a_thousand_short_connections_one_after_the_other() {
+    if privilege::missing() {
+        return;
+    }
     let listener = kernel::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let echo = tokio::spawn(async move {
@@ -250,4 +283,9 @@ async fn a_thousand_short_connections_one_after_the_other() {
     }
     assert!(longest < Duration::from_secs(1), "{longest:?}");
     echo.abort();
+}
+
+#[test]
+fn all_of_it_in_a_user_namespace() {
+    privilege::again_with_privilege();
 }

@@ -3,6 +3,8 @@
 //! the process.
 
 mod ours;
+#[path = "../common/privilege.rs"]
+mod privilege;
 mod surface;
 mod theirs;
 
@@ -22,4 +24,9 @@ fn over_the_loopback_inside_the_process() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("test result: ok.") && !text.contains(" 0 passed"), "{text}");
+}
+
+#[test]
+fn all_of_it_in_a_user_namespace() {
+    privilege::again_with_privilege();
 }

@@ -19,17 +19,8 @@ pub(crate) fn is_loopback() -> bool {
     std::env::var_os("RAWTCP_DEVICE").is_some_and(|device| device == "loopback")
 }
 
-/// Without CAP_NET_RAW there is only the loopback inside the process, which has a test of its own. In CI
-/// nothing is skipped.
+/// Without CAP_NET_RAW there is the loopback inside the process, which has a test of its own, and a namespace in
+/// which everything is run again.
 fn skip() -> bool {
-    if is_loopback() || std::env::var_os("CI").is_some() {
-        return false;
-    }
-    match rawtcp_io::RawIpV4::open(&rawtcp_io::RawConfig::default()) {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            eprintln!("SKIPPED over raw IP: {error}");
-            true
-        }
-        _ => false,
-    }
+    !is_loopback() && crate::privilege::missing()
 }
