@@ -209,9 +209,6 @@ fn connections_to_many_ports_share_guards() -> Outcome {
     const PORTS: u16 = 100;
     const EACH: usize = 50;
     let pair = Pair::new()?;
-    let raised = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let wanted = rustix::process::Rlimit { current: raised.maximum, ..raised };
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted)?;
     let (ready, is_ready) = std::sync::mpsc::channel();
     let (done, is_done) = tokio::sync::oneshot::channel::<()>();
     let server = pair.server.spawn_tokio(move || async move {

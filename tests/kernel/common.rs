@@ -123,6 +123,14 @@ pub(crate) fn role(name: &str) -> io::Result<Command> {
     Ok(command)
 }
 
+/// As many descriptors as may be had: the kernel's ends of thousands of connections are in this process, too.
+pub(crate) fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Refused only where it is not lower than before.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 /// What a child process does.
 pub(crate) fn play(role: &str) -> ExitCode {
     let mut words = role.split(' ');

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     if let Some(role) = std::env::var_os("RAWTCP_TEST_ROLE") {
         return common::play(&role.to_string_lossy());
     }
+    common::raise_descriptor_limit();
     let mut tests = Vec::new();
     tests.extend(transfer::tests());
     tests.extend(impaired::tests());
