@@ -7,10 +7,11 @@ use crate::common::{
 use crate::tests;
 use rawtcp_lab::capture::Capture;
 use rawtcp_lab::netns::Namespace;
-use rawtcp_lab::topology::{CLIENT_V4, INTERFACE, Pair, SERVER_V4};
+use rawtcp_lab::topology::{CLIENT_V4, INTERFACE, Pair, SERVER_V4, SERVER_V6};
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 tests!(
@@ -205,6 +206,19 @@ fn picture(host: &Namespace) -> Result<String, Box<dyn std::error::Error + Send 
     Ok(all.lines().filter(|line| !moving.iter().any(|m| line.contains(m))).collect::<Vec<_>>().join("\n"))
 }
 
+/// The picture before anything is done: when the kernel has finished what a new IPv6 address brings.
+fn first_picture(host: &Namespace) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let now = picture(host)?;
+        if now.contains(&format!("local {SERVER_V6} dev {INTERFACE}")) {
+            return Ok(now);
+        }
+        assert!(Instant::now() < deadline, "the address never comes up: {now}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Says what differs, rather than showing a thousand lines twice.
 fn assert_unchanged(before: &str, after: &str) {
     let gone: Vec<_> = before.lines().filter(|line| !after.lines().any(|other| other == *line)).collect();
@@ -214,7 +228,7 @@ fn assert_unchanged(before: &str, after: &str) {
 
 fn the_host_is_left_as_it_was() -> Outcome {
     let pair = Pair::new()?;
-    let before = picture(&pair.server)?;
+    let before = first_picture(&pair.server)?;
     assert!(before.contains("eth0"), "the picture shows something");
     serve_one(&pair)?;
     assert_unchanged(&before, &picture(&pair.server)?);
@@ -227,7 +241,7 @@ fn a_forged_fragmentation_needed_leaves_the_host_alone() -> Outcome {
     let (IpAddr::V4(client), IpAddr::V4(server)) = (CLIENT_V4, SERVER_V4) else {
         unreachable!("the first addresses are IPv4")
     };
-    let before = picture(&pair.server)?;
+    let before = first_picture(&pair.server)?;
     let (ready, is_ready) = std::sync::mpsc::channel();
     let ours = pair.server.spawn_tokio(move || async move {
         let stack = stack()?;
