@@ -49,12 +49,12 @@ where
         let stack = stack()?;
         let stream = stack.connect(addr(SERVER_V4, PORT)).await?;
         soon("the client", client(stream)).await?;
+        assert_kernel_sent_no_reset()?;
         stack.close().await;
         Outcome::Ok(())
     });
     ours.join()?;
     kernel.join()?;
-    assert_kernel_sent_no_reset(&pair.client)?;
     let recording = capture.stop()?;
     assert_eq!(recording.drops, 0, "the capture is complete");
     Ok(of_port(&recording, PORT))

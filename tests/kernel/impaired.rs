@@ -65,12 +65,12 @@ fn transfer(ip: IpAddr, link: LinkConfig) -> Outcome {
         stream.shutdown().await?;
         assert_eq!(soon("download", receive(&mut stream)).await?, SIZE);
         drop(stream);
+        assert_kernel_sent_no_reset()?;
         stack.close().await;
         Outcome::Ok(())
     });
     client.join()?;
     server.join()?;
-    assert_kernel_sent_no_reset(&net.client)?;
     let stats = net.emulator.stop()?;
     assert_eq!(stats.not_segmented, 0, "{stats}");
     let wanted = [

@@ -136,7 +136,7 @@ fn the_kernel_sends_no_reset() -> Outcome {
     if let Some(at) = seen.iter().position(|s| s.flags.rst()) {
         panic!("nobody had a reason to reset: {:#?}", &seen[at.saturating_sub(6)..=at]);
     }
-    assert_kernel_sent_no_reset(&pair.server)
+    pair.server.run(assert_kernel_sent_no_reset)
 }
 
 /// The role of a child: our echo server, until it is killed.

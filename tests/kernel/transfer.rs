@@ -1,6 +1,6 @@
 //! Bytes both ways, IPv4 and IPv6, over `lo` and veth, whatever the offloads.
 
-use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, kernel_listener, receive, send, soon, stack};
+use crate::common::{Outcome, addr, kernel_listener, receive, send, soon, stack};
 use crate::tests;
 use rawtcp_io::ethtool::Feature;
 use rawtcp_lab::netns::Namespace;
@@ -94,8 +94,7 @@ fn lo_v6() -> Outcome {
 
 fn over_veth(pair: &Pair) -> Outcome {
     both_ways(&pair.server, SERVER_V4, &pair.client, CLIENT_V4)?;
-    both_ways(&pair.server, SERVER_V6, &pair.client, CLIENT_V6)?;
-    assert_kernel_sent_no_reset(&pair.server)
+    both_ways(&pair.server, SERVER_V6, &pair.client, CLIENT_V6)
 }
 
 fn veth_default_offloads() -> Outcome {
@@ -161,7 +160,7 @@ fn dual_stack_listener() -> Outcome {
         .join()?;
     let IpAddr::V4(client) = CLIENT_V4 else { unreachable!("the client's first address is IPv4") };
     assert_eq!(server.join()?, [IpAddr::V6(client.to_ipv6_mapped()), CLIENT_V6]);
-    assert_kernel_sent_no_reset(&pair.server)
+    Ok(())
 }
 
 fn ourselves_over_lo() -> Outcome {
