@@ -45,16 +45,27 @@ where
         soon("the server", server(stream)).await
     });
     is_ready.recv()?;
+    let (ended, server_has_ended) = tokio::sync::oneshot::channel::<()>();
     let ours = pair.client.spawn_tokio(move || async move {
         let stack = stack()?;
         let stream = stack.connect(addr(SERVER_V4, PORT)).await?;
         soon("the client", client(stream)).await?;
+        // Until the other side has closed, too: behind the end of the stack its FIN would be the kernel's to answer.
+        soon("the server's end", server_has_ended).await?;
+        soon("the close", async {
+            while stack.stats().connections > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
         assert_kernel_sent_no_reset()?;
         stack.close().await;
         Outcome::Ok(())
     });
-    ours.join()?;
     kernel.join()?;
+    // Nobody listens if the client has failed; its own error says more.
+    let _ = ended.send(());
+    ours.join()?;
     let recording = capture.stop()?;
     assert_eq!(recording.drops, 0, "the capture is complete");
     Ok(of_port(&recording, PORT))
