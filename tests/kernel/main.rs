@@ -4,6 +4,7 @@ mod back_pressure;
 mod churn;
 mod close_table;
 mod common;
+mod ecn;
 mod ending;
 mod errors;
 mod impaired;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     tests.extend(back_pressure::tests());
     tests.extend(close_table::tests());
     tests.extend(errors::tests());
+    tests.extend(ecn::tests());
     tests.extend(ownership::tests());
     tests.extend(churn::tests());
     tests.extend(ending::tests());

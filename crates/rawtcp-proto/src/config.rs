@@ -20,6 +20,19 @@ impl Default for Keepalive {
     }
 }
 
+/// Whether congestion is signalled by marks instead of losses (RFC 3168); the values of Linux's `tcp_ecn`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum EcnMode {
+    /// Neither ask nor agree (0).
+    Off,
+    /// Agree if the peer asks (2).
+    #[default]
+    Accept,
+    /// Ask, and agree (1). A SYN that is sent again does not ask: boxes on some paths drop those that do
+    /// (RFC 3168 §6.1.1.1).
+    Request,
+}
+
 /// The settings of one connection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConnConfig {
@@ -79,9 +92,15 @@ pub struct ConnConfig {
     pub fin_wait2: Duration,
     /// Initial congestion window in segments. Default 10 (RFC 6928).
     pub initial_window: u32,
+    /// Explicit congestion notification. Default: if the peer asks, as Linux.
+    pub ecn: EcnMode,
+    /// Whether a mark reduces the window by less than a loss does: to 80 % instead of 50 % with NewReno, to 85 %
+    /// instead of 70 % with CUBIC (ABE, RFC 8511 §3.1). Default off: RFC 3168 has them equal, and so has Linux.
+    pub ecn_abe: bool,
     /// Hop limit of everything sent. Default 64 [MUST-49].
     pub ttl: u8,
-    /// The DSCP and ECN byte of everything sent. Default 0 [MUST-48].
+    /// The traffic class of everything sent: six bits of DSCP; the two bits of ECN are not looked at. Default 0
+    /// [MUST-48].
     pub traffic_class: u8,
     /// Challenge ACKs a second and connection (RFC 5961 §7). Default 10.
     pub challenge_acks: u32,
@@ -117,6 +136,8 @@ impl Default for ConnConfig {
             time_wait: Duration::from_secs(60),
             fin_wait2: Duration::from_secs(60),
             initial_window: 10,
+            ecn: EcnMode::Accept,
+            ecn_abe: false,
             ttl: 64,
             traffic_class: 0,
             challenge_acks: 10,

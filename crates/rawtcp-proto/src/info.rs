@@ -65,6 +65,12 @@ pub struct TcpInfo {
     pub sack: bool,
     /// The shift for windows we send and receive, if scaling was negotiated.
     pub window_scale: Option<(u8, u8)>,
+    /// Whether ECN was agreed on (RFC 3168 §6.1.1).
+    pub ecn: bool,
+    /// Bytes that the peer reported as delivered in acknowledgments with ECE: so much, at least, met congestion.
+    pub delivered_ce: u64,
+    /// Segments that arrived marked "congestion experienced".
+    pub ce_received: u64,
     /// The name of the congestion control.
     pub congestion: &'static str,
 }

@@ -23,6 +23,8 @@ const C: (u128, u128) = (2, 5_000_000_000_000_000_000);
 
 /// β = 0.7 (RFC 9438 §4.6).
 const BETA: (u64, u64) = (7, 10);
+/// The same after a mark, by RFC 8511 §3.1.
+const BETA_OF_MARK: (u64, u64) = (17, 20);
 
 /// (1 + β) / 2 (RFC 9438 §4.7).
 const FAST_CONVERGENCE: (u64, u64) = (17, 20);
@@ -144,8 +146,8 @@ impl Cubic {
     }
 
     /// What is in flight, times β: RFC 9438 §4.6 takes the flight and not the window.
-    fn reduced(&self, sample: &CongestionSample) -> u64 {
-        sample.in_flight.min(2 * MAX_CWND) * BETA.0 / BETA.1
+    fn reduced(&self, sample: &CongestionSample, beta: (u64, u64)) -> u64 {
+        sample.in_flight.min(2 * MAX_CWND) * beta.0 / beta.1
     }
 
     fn reduce_to(&mut self, cwnd: u64, ssthresh: u64) {
@@ -270,16 +272,17 @@ impl CongestionControl for Cubic {
 
     fn on_congestion(&mut self, event: Congestion, sample: &CongestionSample) {
         self.set_mss(sample.mss);
-        let reduced = self.reduced(sample);
+        let marked = event == Congestion::Ecn;
+        let reduced = self.reduced(sample, if marked && sample.abe { BETA_OF_MARK } else { BETA });
         let cwnd = self.cwnd();
         // §4.6: after a loss the window is at least two segments, after a mark one. One that was smaller,
         // after a timeout, stays.
-        let floor = if event == Congestion::Ecn { self.mss } else { 2 * self.mss };
+        let floor = if marked { self.mss } else { 2 * self.mss };
         self.reduce_to(reduced.clamp(floor, cwnd.max(floor)), reduced);
         // §4.7: a window that did not reach the last plateau makes room for others.
         self.w_max = if cwnd < self.w_max { cwnd * FAST_CONVERGENCE.0 / FAST_CONVERGENCE.1 } else { cwnd };
         self.flat = false;
-        if event == Congestion::Ecn {
+        if marked {
             self.before = None; // a mark is never unfounded
         }
     }
@@ -293,7 +296,7 @@ impl CongestionControl for Cubic {
         }
         // The silence before the timer expired is no time to grow in, should it be undone.
         self.stop_clock();
-        self.reduce_to(self.mss, self.reduced(sample));
+        self.reduce_to(self.mss, self.reduced(sample, BETA));
         self.flat = true;
         self.timed_out = true;
     }

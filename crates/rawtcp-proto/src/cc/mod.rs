@@ -65,6 +65,8 @@ pub struct CongestionSample {
     pub in_flight: u64,
     /// The sender's maximum segment size in bytes (SMSS).
     pub mss: u32,
+    /// Whether a mark is to reduce by less than a loss (RFC 8511 §3.1).
+    pub abe: bool,
 }
 
 /// What one algorithm hands to another when it is replaced on a live connection.

@@ -51,6 +51,11 @@ impl Reno {
         (sample.in_flight / 2).clamp(2 * self.mss, MAX_CWND)
     }
 
+    /// The same for a mark by RFC 8511 §3.1: routers mark long before their queue is full.
+    fn threshold_of_mark(&self, sample: &CongestionSample) -> u64 {
+        (sample.in_flight.min(MAX_CWND) * 4 / 5).clamp(2 * self.mss, MAX_CWND)
+    }
+
     fn reduce_to(&mut self, cwnd: u64, ssthresh: u64) {
         self.before = Some((self.cwnd, self.ssthresh));
         self.cwnd = cwnd;
@@ -102,12 +107,16 @@ impl CongestionControl for Reno {
         }
     }
 
-    fn on_congestion(&mut self, _event: Congestion, sample: &CongestionSample) {
+    fn on_congestion(&mut self, event: Congestion, sample: &CongestionSample) {
         self.set_mss(sample.mss);
-        let ssthresh = self.threshold(sample);
+        let marked = event == Congestion::Ecn;
+        let ssthresh = if marked && sample.abe { self.threshold_of_mark(sample) } else { self.threshold(sample) };
         // RFC 5681 §3.2, step 2; RFC 3168 §6.1.2 asks for the same after a mark. How the flight shrinks to
         // it is recovery's affair. A window smaller than that, after a timeout, stays.
         self.reduce_to(ssthresh.min(self.cwnd.max(2 * self.mss)), ssthresh);
+        if marked {
+            self.before = None; // a mark is never unfounded
+        }
     }
 
     fn on_rto(&mut self, sample: &CongestionSample) {

@@ -84,6 +84,12 @@ impl AckPolicy {
         self.due |= quick && self.unacked > 0;
     }
 
+    /// At once, now and for the next segments.
+    pub(super) fn hurry(&mut self, segments: u32) {
+        self.quick = self.quick.max(segments);
+        self.due = true;
+    }
+
     /// The application answers: from now on ACKs ride on its data.
     pub(super) fn on_reply(&mut self) {
         self.quick = 0;

@@ -43,7 +43,7 @@ impl Connection {
     }
 
     /// How many wire segments a received packet stands for: receive offload merges them.
-    fn segments_in(&self, segment: &Segment<'_>) -> u64 {
+    pub(super) fn segments_in(&self, segment: &Segment<'_>) -> u64 {
         let unit = match segment.gro_size {
             0 => self.rcv.adv_mss.max(1) as usize,
             size => usize::from(size),

@@ -35,6 +35,8 @@ struct Prr {
     out: u64,
     /// What may leave now.
     budget: u64,
+    /// The retransmission that opens recovery is still to leave.
+    opens: bool,
 }
 
 /// The sender's view of losses.
@@ -91,10 +93,15 @@ impl Recovery {
 
     /// A retransmission of `len` bytes leaves, or new data during recovery.
     pub(super) fn on_transmit(&mut self, len: u64) {
-        if let Phase::Recovery { .. } = self.phase {
-            self.prr.out += len;
-            self.prr.budget = self.prr.budget.saturating_sub(len);
-        }
+        // Counted in vain where nothing is being reduced: whoever begins a reduction begins anew.
+        self.prr.out += len;
+        self.prr.budget = self.prr.budget.saturating_sub(len);
+        self.prr.opens = false;
+    }
+
+    /// RFC 6937 §3, from a flight of so many bytes.
+    pub(super) fn begin_rate_reduction(&mut self, flight: u64) {
+        self.prr = Prr { flight: flight.max(1), ..Prr::default() };
     }
 }
 
@@ -108,6 +115,7 @@ impl Connection {
     pub(super) fn cwnd_room(&self) -> u64 {
         match self.recovery.phase {
             Phase::Recovery { .. } => self.recovery.prr.budget,
+            Phase::Open if self.ecn.is_reducing() => self.recovery.prr.budget,
             _ => self.cc.cwnd().saturating_sub(self.pipe()),
         }
     }
@@ -148,6 +156,9 @@ impl Connection {
         self.detect_losses(now, advanced);
         if left && self.sent.lost_bytes() > 0 {
             self.enter_recovery(now); // lost behind what the old episode was about
+        }
+        if advanced || had_outstanding {
+            self.note_echo(now, segment, ack, delivered);
         }
         self.answer_tlp(now, segment, ack, duplicate);
         self.tell_congestion_control(now, &outcome, in_flight, delivered);
@@ -307,23 +318,27 @@ impl Connection {
         }
     }
 
-    fn congestion_sample(&self, now: Instant) -> CongestionSample {
+    pub(super) fn congestion_sample(&self, now: Instant) -> CongestionSample {
         // What was selectively acknowledged or lost is still outstanding, and can be more than the window.
         let in_flight = self.sent.outstanding().min(self.cc.cwnd());
-        CongestionSample { now, in_flight, mss: self.send_mss() }
+        CongestionSample { now, in_flight, mss: self.send_mss(), abe: self.config.ecn_abe }
     }
 
     fn enter_recovery(&mut self, now: Instant) {
         if self.recovery.phase != Phase::Open {
             return;
         }
-        let flight = self.sent.outstanding();
-        let sample = self.congestion_sample(now);
-        self.cc.on_congestion(Congestion::Loss, &sample);
+        // RFC 3168 §6.1.2: no second reduction for what a mark in the same window has reduced already.
+        if !self.ecn.is_reducing() {
+            let sample = self.congestion_sample(now);
+            self.cc.on_congestion(Congestion::Loss, &sample);
+            self.recovery.begin_rate_reduction(self.sent.outstanding());
+        }
+        self.recovery.prr.opens = true;
+        self.recovery.prr.budget = self.recovery.prr.budget.max(u64::from(self.send_mss()));
+        self.ecn.on_reduction();
         self.recovery.phase = Phase::Recovery { high: self.snd.nxt };
         self.begin_episode(false);
-        // RFC 6937 §3, with the first retransmission always allowed.
-        self.recovery.prr = Prr { flight: flight.max(1), delivered: 0, out: 0, budget: u64::from(self.send_mss()) };
         self.timers.clear(Timer::Tlp);
     }
 
@@ -342,7 +357,7 @@ impl Connection {
             ssthresh.saturating_sub(pipe).min(limit)
         };
         // The retransmission that opens recovery must leave whatever the sums say.
-        prr.budget = if prr.out == 0 { send.max(mss) } else { send };
+        prr.budget = if prr.opens { send.max(mss) } else { send };
     }
 
     /// Answers whether the episode ended.
@@ -386,6 +401,7 @@ impl Connection {
             let sample = self.congestion_sample(now);
             self.cc.on_congestion(Congestion::Loss, &sample);
             self.cc.on_recovery_exit(now);
+            self.ecn.on_reduction();
         }
     }
 
@@ -410,7 +426,8 @@ impl Connection {
     }
 
     fn tell_congestion_control(&mut self, now: Instant, outcome: &AckOutcome, in_flight: u64, delivered: u64) {
-        let in_recovery = matches!(self.recovery.phase, Phase::Recovery { .. });
+        let marked = self.recovery.phase == Phase::Open && self.ecn.is_reducing();
+        let in_recovery = marked || matches!(self.recovery.phase, Phase::Recovery { .. });
         if in_recovery {
             self.update_prr(delivered);
         }
@@ -452,6 +469,7 @@ impl Connection {
             // A lost SYN says nothing of the window, but for RFC 5681's one segment after it.
             // RFC 5681 §3.1: the controller holds ssthresh for a segment that was sent again before.
             self.cc.on_rto(&sample);
+            self.ecn.on_reduction();
             if first_of_episode {
                 self.begin_episode(true);
             }

@@ -5,6 +5,7 @@
 
 mod ack_policy;
 mod autotune;
+pub(crate) mod ecn;
 mod icmp;
 mod input;
 mod loss;
@@ -26,6 +27,7 @@ pub use state::State;
 
 use ack_policy::AckPolicy;
 use autotune::Demand;
+use ecn::EcnState;
 use loss::Recovery;
 use space::{RecvSpace, SendSpace};
 use timers::{Timer, Timers};
@@ -187,6 +189,7 @@ pub struct Connection {
     cc: Box<dyn CongestionControl>,
     recovery: Recovery,
     ack: AckPolicy,
+    ecn: EcnState,
     demand: Demand,
     timers: Timers,
     pending: Pending,
@@ -237,6 +240,7 @@ impl Connection {
             sack: half.sack,
             scales: half.peer_wscale.map(|snd| Scales { snd, rcv: half.our_wscale }),
         };
+        conn.ecn = EcnState::agreed(half.ecn);
         conn.snd.una = Offset(1);
         conn.sent = SentQueue::new(Offset(1));
         conn.snd.nxt = Offset(1);
@@ -274,6 +278,7 @@ impl Connection {
             cc: config.congestion.build(mss, config.initial_window),
             recovery: Recovery::default(),
             ack: AckPolicy::new(config.quick_acks),
+            ecn: EcnState::default(),
             demand: Demand::new(now),
             timers: Timers::default(),
             pending: Pending::default(),
@@ -415,6 +420,9 @@ impl Connection {
             timestamps: self.negotiated.timestamps,
             sack: self.negotiated.sack,
             window_scale: self.negotiated.scales.map(|s| (s.snd.shift(), s.rcv.shift())),
+            ecn: self.ecn.is_agreed(),
+            delivered_ce: self.ecn.delivered_ce,
+            ce_received: self.ecn.ce_received,
             congestion: self.cc.name(),
         }
     }

@@ -103,6 +103,7 @@ impl Connection {
         }
         let answers = self.state == State::SynReceived;
         let flags = if answers { Flags::SYN | Flags::ACK } else { Flags::SYN };
+        let flags = flags | self.ecn.syn_flags(self.config.ecn, first, answers);
         let mut header = self.header(now, self.snd.wire(Offset(0)), flags, self.syn_options(now, answers));
         header.window = WireWindow(self.syn_window() as u16);
         Some(self.transmit(now, header, NO_PAYLOAD, 0, TransmitKind::Syn))
@@ -232,7 +233,8 @@ impl Connection {
             self.note_flight(true);
             return None;
         }
-        let most = (limits.max_payload as u64 / mss).max(1) * mss;
+        let run = if self.ecn.is_cwr_due() { 1 } else { (limits.max_payload as u64 / mss).max(1) };
+        let most = run * mss;
         let mut len = wanted.min(most).min((room / mss * mss).max(mss.min(room)));
         let rest = len % mss;
         if rest > 0 && !self.may_send_small(rest, len == data) {
@@ -271,7 +273,14 @@ impl Connection {
         self.note_flight(false);
         self.arm_rto_if_unset(now);
         self.arm_tlp(now);
-        self.data_segment(now, start..end, fin, options, mss, kind)
+        let mut transmit = self.data_segment(now, start..end, fin, options, mss, kind);
+        if len > 0 {
+            // RFC 3168 §6.1.2, §6.1.4, §6.1.5: new data only.
+            let (codepoint, cwr) = self.ecn.on_new_data();
+            transmit.traffic_class |= codepoint.bits();
+            transmit.header.flags |= cwr;
+        }
+        transmit
     }
 
     fn arm_rto_if_unset(&mut self, now: Instant) {
@@ -396,12 +405,13 @@ impl Connection {
             self.timers.clear(super::Timer::DelayedAck);
             self.rcv.last_ack_sent = self.rcv.nxt;
         }
+        let echo = if flags.intersects(Flags::SYN | Flags::RST) { Flags::NONE } else { self.ecn.echo() };
         TcpHeader {
             src_port: self.tuple.local.port(),
             dst_port: self.tuple.remote.port(),
             seq,
             ack: if acks { self.rcv.wire(self.rcv.nxt) } else { SeqNum(0) },
-            flags,
+            flags: flags | echo,
             window,
             urgent: 0,
             options,
@@ -434,7 +444,7 @@ impl Connection {
             segment_size,
             kind,
             ttl: self.config.ttl,
-            traffic_class: self.config.traffic_class,
+            traffic_class: self.config.traffic_class & !0b11,
             ip_id,
         }
     }

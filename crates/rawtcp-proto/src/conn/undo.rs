@@ -162,6 +162,7 @@ impl Connection {
         let episode = self.recovery.episode.take();
         self.recovery.reordering.seen |= episode.is_some_and(|episode| !episode.timeout);
         self.cc.on_spurious();
+        self.ecn.on_undo();
         if self.recovery.phase != Phase::Open {
             self.sent.unmark_lost();
             self.end_episode();

@@ -43,7 +43,7 @@ use crate::conn::Connection;
 use crate::error::DropReason;
 use crate::seq::{SeqNum, WindowScale};
 use crate::time::{Duration, Instant};
-use crate::wire::{Flags, FourTuple, Options, Segment, TcpHeader, Timestamps};
+use crate::wire::{Ecn, Flags, FourTuple, Options, Segment, TcpHeader, Timestamps};
 use siphasher::sip::SipHasher24;
 use std::hash::Hasher;
 
@@ -219,7 +219,7 @@ impl Cookie {
 fn half_open(
     now: Instant,
     tuple: &FourTuple,
-    syn: &TcpHeader,
+    syn: (&TcpHeader, Ecn),
     id: ListenerId,
     config: &ListenConfig,
     ours: Ours,
@@ -247,7 +247,7 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
         }
         let iss = self.cookies.make(now, &self.secrets, tuple, &seg.header);
         let ours = Ours { iss, ts_offset: self.secrets.ts_offset(tuple), mtu: mtu_of(tuple, listener.config.mtu) };
-        let half = half_open(now, tuple, &seg.header, id, &listener.config, ours);
+        let half = half_open(now, tuple, (&seg.header, seg.ecn), id, &listener.config, ours);
         let mut reply = half.syn_ack(now, tuple, &listener.config.conn);
         if let Some(ts) = &mut reply.header.options.timestamps {
             ts.value = stamp(timestamp(now, 0), option_bits(&half)).wrapping_add(half.ts_offset);
@@ -288,7 +288,7 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
             ts_offset: self.secrets.ts_offset(tuple),
             mtu: mtu_of(tuple, listener.config.mtu),
         };
-        let mut half = half_open(now, tuple, &cookie.syn(&seg.header), id, &listener.config, ours);
+        let mut half = half_open(now, tuple, (&cookie.syn(&seg.header), Ecn::NotEct), id, &listener.config, ours);
         // RFC 7323 §2.3: this is no SYN, its window is scaled.
         half.peer_window = half.peer_wscale.unwrap_or(WindowScale::NONE).bytes(seg.header.window);
         match cookie.stamp {

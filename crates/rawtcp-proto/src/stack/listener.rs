@@ -185,7 +185,7 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
             return Err(DropReason::SynQueueFull);
         }
         let ours = Ours { iss, ts_offset: self.ts_offset(tuple), mtu: mtu_of(tuple, listener.config.mtu) };
-        let half = HalfOpen::new(now, tuple, &seg.header, id, &listener.config, ours);
+        let half = HalfOpen::new(now, tuple, (&seg.header, seg.ecn), id, &listener.config, ours);
         let reply = half.syn_ack(now, tuple, &listener.config.conn);
         let deadline = now + half.rto(&listener.config.conn);
         self.vacate(tuple);

@@ -74,7 +74,12 @@ pub(super) fn reset(config: &StackConfig, tuple: &FourTuple, seg: &Segment<'_>) 
     if seg.header.flags.contains(Flags::RST) {
         return Err(DropReason::NoConnection);
     }
-    Ok(Reply { tuple: *tuple, header: reset_header(tuple, seg), ttl: config.ttl, traffic_class: config.traffic_class })
+    Ok(Reply {
+        tuple: *tuple,
+        header: reset_header(tuple, seg),
+        ttl: config.ttl,
+        traffic_class: config.traffic_class & !0b11,
+    })
 }
 
 #[cfg(test)]

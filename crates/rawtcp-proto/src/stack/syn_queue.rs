@@ -8,11 +8,11 @@ use super::listener::{ListenConfig, ListenerId};
 use super::reset::{Budget, reset_header};
 use super::{AcceptQueue, Disposition, MtuOf, Reply, Stack, StackConfig, acceptable, ack_header};
 use crate::config::ConnConfig;
-use crate::conn::Connection;
+use crate::conn::{Connection, ecn};
 use crate::error::DropReason;
 use crate::seq::{SeqNum, WindowScale, WireWindow};
 use crate::time::{Duration, Instant};
-use crate::wire::{Flags, FourTuple, Options, Segment, TcpHeader, Timestamps};
+use crate::wire::{Ecn, Flags, FourTuple, Options, Segment, TcpHeader, Timestamps};
 
 /// What is remembered between a SYN and the ACK of our SYN-ACK.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ impl HalfOpen {
     pub(super) fn new(
         now: Instant,
         tuple: &FourTuple,
-        syn: &TcpHeader,
+        (syn, codepoint): (&TcpHeader, Ecn),
         listener: ListenerId,
         config: &ListenConfig,
         ours: Ours,
@@ -100,8 +100,7 @@ impl HalfOpen {
             timestamps: options.timestamps.filter(|_| conn.timestamps).map(|ts| ts.value),
             ts_offset: ours.ts_offset,
             sack: conn.sack && options.sack_permitted,
-            // No setting asks for it yet: an ECN-setup SYN is answered as any other (RFC 3168 §6.1.1).
-            ecn: false,
+            ecn: ecn::accepts(conn.ecn, syn.flags, codepoint),
             retransmits: 0,
             synack_sent_at: now,
             mtu: ours.mtu,
@@ -137,7 +136,7 @@ impl HalfOpen {
     pub(super) fn abort(&self, config: &StackConfig, tuple: &FourTuple) -> Reply {
         let mut header = ack_header(tuple, self.snd_nxt(), self.rcv_nxt(), WireWindow(0), None);
         header.flags = Flags::RST | Flags::ACK;
-        Reply { tuple: *tuple, header, ttl: config.ttl, traffic_class: config.traffic_class }
+        Reply { tuple: *tuple, header, ttl: config.ttl, traffic_class: config.traffic_class & !0b11 }
     }
 
     /// How long to wait for an answer to the last SYN-ACK (RFC 6298 §2.1, §5.5).
@@ -251,6 +250,8 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
                 if let (Some(recent), Some(ts)) = (&mut half.timestamps, seg.header.options.timestamps) {
                     *recent = ts.value;
                 }
+                // RFC 3168 §6.1.1.1 (4): the peer does not ask any more.
+                half.ecn &= ecn::is_ecn_setup(seg.header.flags);
                 half.retransmits = half.retransmits.saturating_add(1);
                 half.synack_sent_at = now;
                 self.counters.syn_acks += 1;

@@ -9,6 +9,7 @@ mod script;
 
 mod attacks;
 mod closing;
+mod ecn;
 mod icmp;
 mod opening;
 mod receiving;

@@ -79,6 +79,23 @@ impl Script {
         s
     }
 
+    /// SYN-SENT by a SYN that asks for ECN.
+    pub fn asking(config: &ConnConfig) -> Self {
+        let mut s = Self::new();
+        s.conn = Some(s.host.connect_from(s.now, s.local, s.peer, config).unwrap());
+        let syn = s.next();
+        assert_eq!(syn.tcp.flags, SYN | Flags::ECE | Flags::CWR);
+        s.irs = syn.tcp.seq;
+        s
+    }
+
+    /// The end of a passive open's handshake.
+    pub fn accept(&mut self) {
+        self.send(ACK, self.seq(0), self.ack(0), b"");
+        self.none();
+        self.conn = Some(self.host.accept(self.listener.unwrap()).unwrap());
+    }
+
     /// SYN-RECEIVED from LISTEN.
     pub fn syn_received(config: &ConnConfig, options: Options) -> Self {
         let mut s = Self::listening(config);

@@ -194,6 +194,20 @@ fn reductions_are_to_seven_tenths_of_the_flight() {
 }
 
 #[test]
+fn a_mark_may_reduce_by_less_than_a_loss() {
+    for (abe, event, share) in [
+        (true, Congestion::Ecn, 85),
+        (true, Congestion::Loss, 70),
+        (false, Congestion::Ecn, 70),
+        (false, Congestion::Loss, 70),
+    ] {
+        let mut cubic = Cubic::new(MSS as u32, 100);
+        cubic.on_congestion(event, &CongestionSample { abe, ..lost(100 * MSS) });
+        assert_eq!((cubic.cwnd(), cubic.ssthresh()), (share * MSS, share * MSS), "{abe} {event:?}");
+    }
+}
+
+#[test]
 fn marks_reduce_down_to_one_segment_and_are_never_unfounded() {
     let mut cubic = Cubic::new(MSS as u32, 10);
     for _ in 0..10 {
@@ -514,7 +528,7 @@ proptest! {
         for call in calls {
             let unit = u64::from(mss.max(1));
             let (cwnd, ssthresh) = (cubic.cwnd(), cubic.ssthresh());
-            let sample = |in_flight| CongestionSample { in_flight, mss, now };
+            let sample = |in_flight| CongestionSample { in_flight, mss, now, abe: false };
             match call {
                 Call::Ack { acked, in_flight, limited, in_recovery, srtt, after, round } => {
                     now = now + Duration::from_nanos(after);

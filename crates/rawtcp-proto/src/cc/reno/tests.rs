@@ -124,7 +124,7 @@ fn a_new_segment_size_moves_what_is_counted_in_segments() {
     reno.on_ack(&ack(1_000));
     reno.on_mss(1_400);
     assert_eq!(reno.cwnd(), 6_000, "a window in bytes");
-    reno.on_rto(&CongestionSample { in_flight: 0, mss: 1_400, now: Instant::ZERO });
+    reno.on_rto(&CongestionSample { mss: 1_400, ..at(0) });
     assert_eq!((reno.cwnd(), reno.ssthresh()), (1_400, 2_800));
     reno.on_mss(500);
     assert_eq!(reno.cwnd(), 500, "the loss window");
@@ -177,7 +177,7 @@ proptest! {
         let mut after_rto = false;
         for call in calls {
             let (cwnd, ssthresh) = (reno.cwnd(), reno.ssthresh());
-            let sample = |in_flight| CongestionSample { in_flight, mss, now: Instant::ZERO };
+            let sample = |in_flight| CongestionSample { in_flight, mss, ..CongestionSample::default() };
             match call {
                 Call::Ack(acked, cwnd_limited, in_recovery) => {
                     reno.on_ack(&AckSample { acked, cwnd_limited, in_recovery, mss, ..AckSample::default() });

@@ -66,6 +66,7 @@ impl Connection {
                 .filter(|_| self.config.window_scaling)
                 .map(|shift| Scales { snd: WindowScale::new(shift), rcv: self.rcv.scale }),
         };
+        self.ecn.on_peer_syn(segment.header.flags);
         if let Some(ts) = options.timestamps.filter(|_| self.negotiated.timestamps) {
             self.rcv.ts_recent = ts.value;
             self.rcv.ts_recent_at = now;

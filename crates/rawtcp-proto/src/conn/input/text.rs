@@ -31,6 +31,9 @@ impl Connection {
             return;
         }
         self.note_segment_size(segment);
+        if !segment.payload.is_empty() {
+            self.note_mark(segment);
+        }
         // What lies before RCV.NXT was received before, what lies beyond the window was not offered.
         let (from, to) = (start.max(self.rcv.nxt), end.min(self.rcv.adv));
         if start < self.rcv.nxt && !segment.payload.is_empty() && self.negotiated.sack {

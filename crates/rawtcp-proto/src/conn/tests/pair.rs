@@ -7,7 +7,7 @@ use crate::error::UserError;
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::{ChecksumState, HeaderBuf, IpMeta, Segment, build, parse};
-use crate::wire::{Ecn, Flags, FourTuple, ip};
+use crate::wire::{Flags, FourTuple, ip};
 use bytes::Bytes;
 use std::collections::VecDeque;
 
@@ -134,7 +134,7 @@ impl Pair {
     pub(crate) fn deliver(&mut self, to: End, bytes: &Bytes) {
         let (ip, transport) = ip::parse(bytes).expect("we build valid packets");
         let (header, payload, _) = parse(&ip, transport, ChecksumState::Unknown, false).expect("valid segment");
-        let segment = Segment { header, payload, owner: Some(bytes), ecn: Ecn::NotEct, gro_size: 0 };
+        let segment = Segment { header, payload, owner: Some(bytes), ecn: ip.ecn(), gro_size: 0 };
         let _ = self.ends[to].on_segment(self.now, &segment);
         self.ends[to].check_invariants();
     }
