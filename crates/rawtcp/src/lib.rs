@@ -24,6 +24,16 @@
 //! inside the process instead, which needs nothing. A [`Stack`] of one's own has other devices and
 //! settings; without one, each runtime has a default stack.
 //!
+//! # Features
+//! None is on by default; each makes this crate's types fit into one library. What takes any `AsyncRead + AsyncWrite` (hyper,
+//! tokio-rustls, …) needs none.
+//!
+//! - `hyper-util`: [`net::TcpStream`] is a `Connection` of the legacy client; `client::HttpConnector` is its connector, and
+//!   tonic's.
+//! - `axum`: [`net::TcpListener`] is a `Listener` for `axum::serve`.
+//! - `tonic`: [`net::TcpStream`] is `Connected`; `wrappers::TcpIncoming` is for `serve_with_incoming`. Brings `hyper-util`.
+//! - `tokio-util`: [`net::TcpListener`] is a `tokio_util::net::Listener`.
+//!
 //! The protocol itself is in [`rawtcp_proto`]: this crate is the shell of locks, wakers, sockets and
 //! timers around it.
 #![forbid(unsafe_code)]
@@ -31,6 +41,8 @@
 mod alarm;
 mod ambient;
 mod budget;
+#[cfg(feature = "hyper-util")]
+pub mod client;
 mod clock;
 mod conn_cell;
 mod conn_io;
@@ -41,6 +53,7 @@ mod driver;
 mod engine;
 mod error;
 mod host;
+mod integrations;
 mod listener_cell;
 pub mod net;
 mod path_cache;
@@ -52,6 +65,7 @@ mod sync;
 mod timers;
 mod tx;
 mod tx_queue;
+pub mod wrappers;
 
 pub use device::Device;
 pub use rawtcp_proto::cc::Algorithm;
