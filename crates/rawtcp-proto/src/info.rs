@@ -59,6 +59,11 @@ pub struct TcpInfo {
     pub total_retrans: u64,
     /// Retransmission timeouts.
     pub timeouts: u64,
+    /// The last rate of delivery that was measured, in bytes per second; 0 before the first. One measured
+    /// while the application sent less than it might have replaces another only if it is not lower.
+    pub delivery_rate: u64,
+    /// Whether that was measured while the application, not the window, limited sending.
+    pub delivery_rate_app_limited: bool,
     /// Whether timestamps were negotiated.
     pub timestamps: bool,
     /// Whether selective acknowledgments were negotiated.

@@ -13,6 +13,8 @@ pub mod reno;
 pub use cubic::Cubic;
 pub use reno::Reno;
 
+pub use crate::recovery::rate::RateSample;
+
 use crate::time::{Duration, Instant};
 use std::fmt::{self, Debug, Display};
 use std::str::FromStr;
@@ -42,6 +44,8 @@ pub struct AckSample {
     pub mss: u32,
     /// Bytes per second delivered over the last round trip, if measured.
     pub delivery_rate: Option<u64>,
+    /// What that was calculated from.
+    pub rate: Option<RateSample>,
     /// Whether this is the first acknowledgment of a new round trip.
     pub round_start: bool,
 }

@@ -4,7 +4,8 @@
 use super::undo::{Episode, Frto, Reordering};
 use super::{Connection, Timer};
 use crate::cc::{AckSample, Congestion, CongestionSample};
-use crate::recovery::sent::{AckOutcome, DeliverySnapshot, RackView};
+use crate::recovery::rate::{RateEstimator, RateSample};
+use crate::recovery::sent::{AckOutcome, RackView};
 use crate::seq::Offset;
 use crate::time::{Duration, Instant};
 use crate::wire::{Flags, Segment};
@@ -76,21 +77,11 @@ pub(super) struct Recovery {
     pub(super) persist_at: Instant,
     /// The persist timer was set because of a window of nothing, not of too little.
     pub(super) persist_shut: bool,
-    /// Bytes delivered over the connection's life, and when the last were.
-    delivered: u64,
-    delivered_at: Instant,
+    /// Delivery rate and round trips.
+    pub(super) rate: RateEstimator,
 }
 
 impl Recovery {
-    pub(super) fn snapshot(&self, now: Instant) -> DeliverySnapshot {
-        DeliverySnapshot {
-            delivered: self.delivered,
-            delivered_at: self.delivered_at,
-            first_sent_at: now,
-            app_limited: false,
-        }
-    }
-
     /// A retransmission of `len` bytes leaves, or new data during recovery.
     pub(super) fn on_transmit(&mut self, len: u64) {
         // Counted in vain where nothing is being reduced: whoever begins a reduction begins anew.
@@ -122,6 +113,7 @@ impl Connection {
 
     /// The acknowledgment part of an acceptable segment: `ack` lies in SND.UNA..=SND.NXT.
     pub(super) fn process_ack(&mut self, now: Instant, segment: &Segment<'_>, ack: Offset, window_changed: bool) {
+        self.check_app_limited();
         let in_flight = self.pipe();
         let had_outstanding = self.sent.outstanding() > 0;
         let head_sent_at = self.sent.head_sent_at();
@@ -141,8 +133,8 @@ impl Connection {
         let duplicate = !advanced && had_outstanding && bare && !window_changed;
         let credited = self.count_duplicate(duplicate, advanced, outcome.newly_acked);
         let delivered = if self.negotiated.sack { outcome.delivered } else { credited };
-        self.recovery.delivered += delivered;
-        self.recovery.delivered_at = now;
+        let min_rtt = self.rtt.min_rtt();
+        let rate = self.recovery.rate.on_ack(now, delivered, outcome.newest.as_ref(), min_rtt);
         // A window update is not what F-RTO waits for.
         self.recovery.frto_holds &= !(advanced || duplicate || outcome.delivered > 0);
         self.note_dsack(segment, ack);
@@ -161,7 +153,7 @@ impl Connection {
             self.note_echo(now, segment, ack, delivered);
         }
         self.answer_tlp(now, segment, ack, duplicate);
-        self.tell_congestion_control(now, &outcome, in_flight, delivered);
+        self.tell_congestion_control(now, &outcome, in_flight, delivered, rate);
         self.rearm_after_ack(now, advanced);
         self.pending.tlp &= !advanced;
     }
@@ -300,6 +292,7 @@ impl Connection {
                 Some(at) => self.timers.set(Timer::Reorder, at),
                 None => self.timers.clear(Timer::Reorder),
             }
+            self.recovery.rate.on_lost(detected.lost);
             if detected.lost > 0 {
                 self.enter_recovery(now);
             }
@@ -307,12 +300,12 @@ impl Connection {
         }
         match self.recovery.phase {
             Phase::Open if self.recovery.dup_acks >= DUP_THRESH => {
-                self.sent.mark_first_lost();
+                self.recovery.rate.on_lost(self.sent.mark_first_lost());
                 self.enter_recovery(now);
             }
             // RFC 6582 §3.2 step 3: a partial ACK means the next segment is lost too.
             Phase::Recovery { high } if advanced && self.snd.una < high => {
-                self.sent.mark_first_lost();
+                self.recovery.rate.on_lost(self.sent.mark_first_lost());
             }
             _ => {}
         }
@@ -425,7 +418,24 @@ impl Connection {
         self.recovery.cwnd_limited || (slow_start && self.cc.cwnd() < self.recovery.max_flight.saturating_mul(2))
     }
 
-    fn tell_congestion_control(&mut self, now: Instant, outcome: &AckOutcome, in_flight: u64, delivered: u64) {
+    /// Less than a segment waits to be sent, and more might be in flight: what the path could do is not seen
+    /// (draft-cardwell-ccwg-bbr §4.5.2.3.4). To be asked before anything is written, acknowledged or timed out.
+    pub(super) fn check_app_limited(&mut self) {
+        let pipe = self.pipe();
+        let unsent = self.send_buf.end().since(self.snd.nxt);
+        if unsent < u64::from(self.send_mss()) && pipe < self.cc.cwnd() && self.sent.lost_bytes() == 0 {
+            self.recovery.rate.on_app_limited(pipe);
+        }
+    }
+
+    fn tell_congestion_control(
+        &mut self,
+        now: Instant,
+        outcome: &AckOutcome,
+        in_flight: u64,
+        delivered: u64,
+        rate: Option<RateSample>,
+    ) {
         let marked = self.recovery.phase == Phase::Open && self.ecn.is_reducing();
         let in_recovery = marked || matches!(self.recovery.phase, Phase::Recovery { .. });
         if in_recovery {
@@ -445,8 +455,9 @@ impl Connection {
             cwnd_limited: self.is_cwnd_limited(),
             in_recovery,
             mss: self.send_mss(),
-            delivery_rate: None,
-            round_start: false,
+            delivery_rate: rate.as_ref().map(RateSample::bytes_per_second),
+            rate,
+            round_start: self.recovery.rate.is_round_start(),
         });
     }
 
@@ -464,7 +475,7 @@ impl Connection {
         let may_be_spurious = self.recovery.phase == Phase::Open || self.recovery.retries > 1;
         self.recovery.frto_holds = false;
         let sample = self.congestion_sample(now);
-        self.sent.mark_all_lost();
+        self.recovery.rate.on_lost(self.sent.mark_all_lost());
         if self.snd.una > Offset(0) {
             // A lost SYN says nothing of the window, but for RFC 5681's one segment after it.
             // RFC 5681 §3.1: the controller holds ssthresh for a segment that was sent again before.

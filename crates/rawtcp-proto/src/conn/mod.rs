@@ -39,6 +39,7 @@ use crate::cc::CongestionControl;
 use crate::config::{ConnConfig, MIN_MSS, ip_header_len};
 use crate::error::CloseReason;
 use crate::info::TcpInfo;
+use crate::recovery::rate::RateSample;
 use crate::recovery::rtt::RttEstimator;
 use crate::recovery::sent::SentQueue;
 use crate::seq::{Offset, SeqNum, WindowScale};
@@ -390,6 +391,7 @@ impl Connection {
 
     /// The snapshot of Linux's TCP_INFO.
     pub fn info(&self) -> TcpInfo {
+        let rate = self.recovery.rate.last();
         TcpInfo {
             state: self.state,
             rtt: self.rtt.srtt().unwrap_or_default(),
@@ -417,6 +419,8 @@ impl Connection {
             segs_in: self.counters.segs_in,
             total_retrans: self.counters.total_retrans,
             timeouts: self.counters.timeouts,
+            delivery_rate: rate.map_or(0, RateSample::bytes_per_second),
+            delivery_rate_app_limited: rate.is_some_and(|rate| rate.app_limited),
             timestamps: self.negotiated.timestamps,
             sack: self.negotiated.sack,
             window_scale: self.negotiated.scales.map(|s| (s.snd.shift(), s.rcv.shift())),

@@ -91,7 +91,7 @@ impl Connection {
             return (self.state == State::SynReceived).then(|| self.bare_ack(now)).flatten();
         }
         self.pending.syn_ack = false;
-        let snapshot = self.recovery.snapshot(now);
+        let snapshot = self.recovery.rate.on_transmit(now, first);
         if first {
             self.sent.on_send(Offset(0)..Offset(1), 1, now, snapshot);
             self.snd.nxt = Offset(1);
@@ -158,7 +158,7 @@ impl Connection {
         self.recovery.on_transmit(len);
         self.counters.bytes_retrans += len;
         self.counters.total_retrans += len.div_ceil(mss);
-        let snapshot = self.recovery.snapshot(now);
+        let snapshot = self.recovery.rate.on_transmit(now, false);
         self.sent.on_retransmit(range.clone(), now, snapshot);
         if range.start <= self.snd.una && kind == TransmitKind::Retransmit {
             // As Linux: the head's new copy gets a whole RTO, or a long path runs into the old one's.
@@ -246,8 +246,8 @@ impl Connection {
     fn send_new(&mut self, now: Instant, len: u64, options: Options, mss: u64, kind: TransmitKind) -> Transmit {
         let start = self.snd.nxt;
         let end = start.add(len);
-        let snapshot = self.recovery.snapshot(now);
         let was_idle = self.sent.outstanding() == 0;
+        let snapshot = self.recovery.rate.on_transmit(now, was_idle);
         if len > 0 {
             self.sent.on_send(start..end, mss as u32, now, snapshot);
             if !len.is_multiple_of(mss) {

@@ -15,6 +15,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 impl Connection {
     /// Acts on every deadline that has passed.
     pub fn on_timeout(&mut self, now: Instant) {
+        self.check_app_limited();
         while let Some(timer) = self.timers.take_due(now) {
             match timer {
                 Timer::Rto => self.on_rto_timer(now),

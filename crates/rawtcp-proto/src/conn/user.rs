@@ -29,6 +29,7 @@ impl Connection {
         if len == 0 {
             return Ok(0);
         }
+        self.check_app_limited();
         let written = write(self);
         if written < len {
             self.write_blocked = true;

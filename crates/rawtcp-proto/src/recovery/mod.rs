@@ -3,8 +3,10 @@
 //! Recovery says *what* was delivered or lost and *when*; how much may be in flight is congestion
 //! control's business ([`crate::cc`]). [`SentQueue`] is the scoreboard, [`RttEstimator`] the clock.
 
+pub mod rate;
 pub mod rtt;
 pub mod sent;
 
+pub use rate::{RateEstimator, RateSample};
 pub use rtt::RttEstimator;
 pub use sent::{AckOutcome, DeliverySnapshot, Detected, NewestDelivered, RackView, SentQueue};

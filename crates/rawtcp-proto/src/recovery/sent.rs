@@ -42,6 +42,8 @@ pub struct DeliverySnapshot {
     pub first_sent_at: Instant,
     /// Whether the application, not the window, limited sending.
     pub app_limited: bool,
+    /// Bytes taken for lost so far.
+    pub lost: u64,
 }
 
 /// A delivered segment, as RACK wants to know it (RFC 8985 §6.2, step 2).
@@ -55,6 +57,8 @@ pub struct NewestDelivered {
     pub retransmitted: bool,
     /// The state of delivery when it was last sent.
     pub snapshot: DeliverySnapshot,
+    /// Bytes in flight when it was last sent, itself included.
+    pub tx_in_flight: u64,
 }
 
 /// What one acknowledgment, with all its SACK blocks, changed.
@@ -212,9 +216,11 @@ impl SentQueue {
         let now = self.stamp(now);
         let segment = segment.max(1);
         let mut at = self.nxt;
+        let in_flight = self.in_flight();
         if let Some(tail) = self.runs.back_mut() {
             let room = u64::from(MAX_SEGMENTS - tail.count()) * u64::from(segment);
             let same = tail.segment == segment && tail.sent_at == now && tail.snapshot == snap;
+            let same = same && tail.before + tail.end.since(tail.start) == in_flight;
             let full = tail.end.since(tail.start) % u64::from(segment) == 0;
             if same && full && tail.is_untouched() {
                 at = tail.end.add(room).min(range.end).max(at);
@@ -223,7 +229,9 @@ impl SentQueue {
         }
         while at < range.end {
             let to = at.add(u64::from(segment) * u64::from(MAX_SEGMENTS)).min(range.end);
-            self.runs.push_back(Run::new(at..to, segment, now, snap));
+            let mut run = Run::new(at..to, segment, now, snap);
+            run.before = in_flight + at.since(self.nxt);
+            self.runs.push_back(run);
             at = to;
         }
         self.nxt = at;
@@ -252,7 +260,8 @@ impl SentQueue {
             at += 1;
         }
         if live > 0 {
-            self.copies.push(Retransmission { id, range, sent_at: now, snapshot: snap, live });
+            let in_flight = self.in_flight();
+            self.copies.push(Retransmission { id, range, sent_at: now, snapshot: snap, in_flight, live });
         }
     }
 
@@ -385,15 +394,16 @@ impl SentQueue {
     /// These segments of a run are delivered: their news for the outcome, and the end of their retransmissions.
     fn deliver(&mut self, at: usize, new: Map, out: &mut AckOutcome) {
         let Some(run) = self.runs.get(at).filter(|_| new != 0) else { return };
-        let news = |i: u32, sent_at, retransmitted, snapshot| NewestDelivered {
+        let original = |i: u32, retransmitted| NewestDelivered {
             end: run.boundary(i + 1),
-            sent_at,
+            sent_at: run.sent_at,
             retransmitted,
-            snapshot,
+            snapshot: run.snapshot,
+            tx_in_flight: run.before + run.boundary(i + 1).since(run.start),
         };
         let originals = new & !run.retransmitted;
         if originals != 0 {
-            out.consider(news(originals.ilog2(), run.sent_at, false, run.snapshot));
+            out.consider(original(originals.ilog2(), false));
             let lowest = originals.trailing_zeros();
             let end = run.boundary(lowest + 1);
             out.lowest_original = Some(out.lowest_original.map_or(end, |known| known.min(end)));
@@ -406,10 +416,16 @@ impl SentQueue {
         }
         for i in each(new & run.retransmitted) {
             let id = run.copy(i);
-            match self.copies.get(id) {
-                Some(copy) => out.consider(news(i, copy.sent_at, true, copy.snapshot)),
-                None => out.consider(news(i, run.sent_at, true, run.snapshot)),
-            }
+            let first = original(i, true);
+            out.consider(match self.copies.get(id) {
+                Some(copy) => NewestDelivered {
+                    sent_at: copy.sent_at,
+                    snapshot: copy.snapshot,
+                    tx_in_flight: copy.in_flight,
+                    ..first
+                },
+                None => first,
+            });
             self.copies.release(id);
         }
     }

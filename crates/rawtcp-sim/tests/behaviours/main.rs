@@ -12,6 +12,7 @@ mod closing;
 mod ecn;
 mod icmp;
 mod opening;
+mod rate;
 mod receiving;
 mod sending;
 mod surface;

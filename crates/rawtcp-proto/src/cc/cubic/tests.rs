@@ -535,7 +535,7 @@ proptest! {
                     let rtt = Some(Duration::from_nanos(srtt));
                     cubic.on_ack(&AckSample {
                         now, acked, rtt, min_rtt: rtt, srtt: rtt, in_flight, cwnd_limited: limited, in_recovery, mss,
-                        delivery_rate: None, round_start: round,
+                        round_start: round, ..AckSample::default()
                     });
                     prop_assert!(cubic.cwnd() >= cwnd);
                     prop_assert!(cubic.ssthresh() == ssthresh || ssthresh == u64::MAX);

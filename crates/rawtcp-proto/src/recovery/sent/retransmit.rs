@@ -13,6 +13,8 @@ pub(super) struct Retransmission {
     pub(super) range: OffsetRange,
     pub(super) sent_at: Instant,
     pub(super) snapshot: DeliverySnapshot,
+    /// Bytes in flight once it had left.
+    pub(super) in_flight: u64,
     /// How many segments were last sent by this one and are not delivered.
     pub(super) live: u32,
 }

@@ -31,6 +31,8 @@ pub(super) struct Run {
     /// When, and in which state, the first transmission left.
     pub(super) sent_at: Instant,
     pub(super) snapshot: DeliverySnapshot,
+    /// Bytes in flight before its first segment left.
+    pub(super) before: u64,
     /// For each segment the last retransmission (0: none known); empty while no segment was retransmitted.
     pub(super) copies: Box<[u64]>,
 }
@@ -88,6 +90,7 @@ impl Run {
             retransmitted: 0,
             sent_at,
             snapshot,
+            before: 0,
             copies: Box::default(),
         }
     }
@@ -244,6 +247,7 @@ impl Run {
         Run {
             start: self.boundary(from),
             end: self.boundary(to),
+            before: self.before + self.boundary(from).since(self.start),
             hop: 0,
             sacked: part(self.sacked),
             lost: part(self.lost),
@@ -255,7 +259,9 @@ impl Run {
 
     /// `range`, cut anew into at most 64 segments of `segment` bytes which all share the state of segment `i`.
     pub(super) fn recut(&self, i: u32, range: OffsetRange, segment: u32) -> Run {
+        let before = self.before + range.start.since(self.start);
         let mut run = Run::new(range, segment, self.sent_at, self.snapshot);
+        run.before = before;
         let all = span(0, run.count());
         let spread = |map: Map| if map >> i & 1 == 1 { all } else { 0 };
         run.sacked = spread(self.sacked);

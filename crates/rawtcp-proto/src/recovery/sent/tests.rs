@@ -7,8 +7,13 @@ use super::*;
 use oracle::Oracle;
 use proptest::prelude::*;
 
-const SNAP: DeliverySnapshot =
-    DeliverySnapshot { delivered: 0, delivered_at: Instant::ZERO, first_sent_at: Instant::ZERO, app_limited: false };
+const SNAP: DeliverySnapshot = DeliverySnapshot {
+    delivered: 0,
+    delivered_at: Instant::ZERO,
+    first_sent_at: Instant::ZERO,
+    app_limited: false,
+    lost: 0,
+};
 
 fn ms(n: u64) -> Instant {
     Instant::from_millis(n)

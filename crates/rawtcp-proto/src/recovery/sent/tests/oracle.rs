@@ -32,6 +32,16 @@ struct Segment {
     sent_at: Instant,
     snapshot: DeliverySnapshot,
     first: (Instant, DeliverySnapshot),
+    /// What was in flight in front of the stream's first byte, so to say, when this was first sent (wraps).
+    before: u64,
+    /// What was in flight when its last copy had left.
+    copy_in_flight: u64,
+}
+
+impl Segment {
+    fn tx_in_flight(&self) -> u64 {
+        if self.copy.is_some() { self.copy_in_flight } else { self.before.wrapping_add(self.end.0) }
+    }
 }
 
 #[derive(Debug)]
@@ -128,6 +138,7 @@ impl Oracle {
     fn send(&mut self, q: &mut SentQueue, len: u64, segment: u32) {
         let snapshot = DeliverySnapshot { delivered: self.una.0, ..SNAP };
         let end = self.nxt.add(len);
+        let before = self.count(|s| !s.sacked && !s.lost).wrapping_sub(self.nxt.0);
         q.on_send(self.nxt..end, segment, self.now, snapshot);
         while self.nxt < end {
             let to = self.nxt.add(segment.into()).min(end);
@@ -141,6 +152,8 @@ impl Oracle {
                 sent_at: self.now,
                 snapshot,
                 first: (self.now, snapshot),
+                before,
+                copy_in_flight: 0,
             });
             self.nxt = to;
         }
@@ -152,6 +165,7 @@ impl Oracle {
             sent_at: s.sent_at,
             retransmitted: s.retransmitted,
             snapshot: s.snapshot,
+            tx_in_flight: s.tx_in_flight(),
         });
         if !s.retransmitted {
             out.lowest_original = Some(out.lowest_original.map_or(s.end, |end| end.min(s.end)));
@@ -212,6 +226,8 @@ impl Oracle {
                 (s.sent_at, s.snapshot) = (self.now, snapshot);
             }
         }
+        let (order, in_flight) = (self.order, self.count(|s| !s.sacked && !s.lost));
+        self.segments.iter_mut().filter(|s| s.copy == Some(order)).for_each(|s| s.copy_in_flight = in_flight);
     }
 
     /// Takes the boundaries from the queue, and checks that they change no state of any byte.
@@ -224,7 +240,8 @@ impl Oracle {
                 assert!(r.end.since(r.start) <= mss.into());
                 let from = old.iter().find(|s| s.start <= r.start && r.start < s.end).unwrap();
                 for s in old.iter().filter(|s| s.start < r.end && r.start < s.end) {
-                    let same = |s: &Segment| (s.sacked, s.lost, s.retransmitted, s.sent_at, s.snapshot, s.first);
+                    let same =
+                        |s: &Segment| (s.sacked, s.lost, s.retransmitted, s.sent_at, s.snapshot, s.first, s.before);
                     assert_eq!(same(s), same(from));
                 }
                 self.segments.push(Segment { start: r.start, end: r.end, ..from.clone() });
