@@ -6,6 +6,10 @@ _list:
 demo:
     cargo run --release -p rawtcp-lab -- demo
 
+# Against the kernel's TCP, in turns: `just bench --workload bulk`
+bench *arguments:
+    cargo run --release -p rawtcp-lab -- bench {{arguments}}
+
 # Everything, privileged tests included
 test:
     cargo test --workspace

@@ -1,7 +1,10 @@
 //! The command of the laboratory.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod demo;
+mod measure;
+mod role;
 
 use std::io;
 use std::path::PathBuf;
@@ -28,6 +31,10 @@ struct Cli {
 enum Subcommands {
     /// Show it at work: an HTTP server on rawtcp in one namespace, kernel clients in another, a short report.
     Demo,
+    Bench(Box<bench::Bench>),
+    /// One end of an experiment, led by its parent process.
+    #[command(hide = true)]
+    Role,
     /// Run a server and a client in two namespaces with an emulated link between them.
     ///
     /// Both commands are given to `sh -c`. They find the addresses in their environment: CLIENT, CLIENT6, SERVER,
@@ -95,7 +102,9 @@ fn main() -> ExitCode {
     // Before any thread is started, or the kernel refuses it.
     let result = netns::enter().and_then(|_| match cli.command {
         Subcommands::Demo => demo::run(),
+        Subcommands::Bench(options) => options.run(),
         Subcommands::Emulate(options) => options.run(),
+        Subcommands::Role => Ok(role::play()),
     });
     result.unwrap_or_else(|error| {
         eprintln!("rawtcp-lab: {error}");

@@ -1,6 +1,7 @@
 //! The laboratory against the kernel itself: what it builds must behave as it says, before anything else is measured in
 //! it.
 
+mod bench;
 mod capture;
 mod emulator;
 mod namespaces;
@@ -62,4 +63,6 @@ rawtcp_lab::privileged_tests!(
     emulator::links_can_be_changed,
     capture::sees_the_handshake,
     capture::writes_a_file,
+    bench::compares_both_stacks,
+    bench::says_what_is_wrong,
 );

@@ -1,0 +1,144 @@
+//! What a process at one end of an experiment does. Its parent is another process of this program.
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::mpsc::channel;
+use std::thread;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bench::{bulk, connect, idle, limit, rr};
+use crate::measure::control::{Control, Word, say};
+use crate::measure::net::{Kernel, Net, Ours, Whose};
+use crate::measure::{Metrics, cpu, merge};
+
+/// One end's orders.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Job {
+    pub(crate) whose: Whose,
+    pub(crate) work: Work,
+    /// The congestion control of its connections.
+    pub(crate) congestion: String,
+    /// Where to run; `None`: anywhere.
+    pub(crate) processor: Option<usize>,
+    /// Worker threads of the runtime; 0: a runtime of the current thread.
+    pub(crate) workers: usize,
+}
+
+/// What there is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Work {
+    Send(bulk::Send),
+    Receive(bulk::Receive),
+    Ask(rr::Ask),
+    Answer(rr::Answer),
+    Dial(connect::Dial),
+    Greet(connect::Greet),
+    Hold(idle::Hold),
+    Keep(idle::Keep),
+    Flood(limit::Flood),
+    Silence(limit::Silence),
+    /// Both ends in one process, each on a thread: the server, then the client.
+    Both(Box<(Job, Job)>),
+}
+
+impl Work {
+    /// The address where the ends meet.
+    fn meeting_place(&mut self) -> Option<&mut SocketAddr> {
+        match self {
+            Work::Send(bulk::Send { to: at, .. })
+            | Work::Receive(bulk::Receive { at, .. })
+            | Work::Ask(rr::Ask { to: at, .. })
+            | Work::Answer(rr::Answer { at, .. })
+            | Work::Dial(connect::Dial { to: at, .. })
+            | Work::Greet(connect::Greet { at, .. })
+            | Work::Hold(idle::Hold { to: at, .. })
+            | Work::Keep(idle::Keep { at, .. })
+            | Work::Flood(limit::Flood { to: at, .. })
+            | Work::Silence(limit::Silence { at }) => Some(at),
+            Work::Both(_) => None,
+        }
+    }
+
+    /// The same work at another port.
+    pub(crate) fn at_port(mut self, port: u16) -> Self {
+        if let Some(at) = self.meeting_place() {
+            at.set_port(port);
+        }
+        self
+    }
+}
+
+/// Does what the parent process says.
+pub(crate) fn play() -> ExitCode {
+    let word = match Control::stdio().and_then(|(job, control)| run(serde_json::from_str(&job)?, control)) {
+        Ok(metrics) => Word::Done(metrics),
+        Err(error) => Word::Failed(error.to_string()),
+    };
+    let failed = matches!(word, Word::Failed(_));
+    match say(&word) {
+        Ok(()) if !failed => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn run(job: Job, control: Control) -> io::Result<Metrics> {
+    if let Some(processor) = job.processor {
+        cpu::pin(processor)?;
+    }
+    match (&job.work, job.whose) {
+        (Work::Both(pair), _) => both(pair.0.clone(), pair.1.clone(), control),
+        (_, Whose::Ours) => on_runtime::<Ours>(job, control),
+        (_, Whose::Kernel) => on_runtime::<Kernel>(job, control),
+    }
+}
+
+fn on_runtime<N: Net>(job: Job, control: Control) -> io::Result<Metrics> {
+    let runtime = match job.workers {
+        0 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+        workers => tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?,
+    };
+    runtime.block_on(async {
+        let mut metrics = work::<N>(&job, control).await?;
+        merge(&mut metrics, "drop.", &N::faults()?);
+        Ok(metrics)
+    })
+}
+
+async fn work<N: Net>(job: &Job, mut control: Control) -> io::Result<Metrics> {
+    let (control, congestion) = (&mut control, job.congestion.as_str());
+    match &job.work {
+        Work::Send(work) => bulk::send::<N>(work, congestion, control).await,
+        Work::Receive(work) => bulk::receive::<N>(work, congestion, control).await,
+        Work::Ask(work) => rr::ask::<N>(work, congestion, control).await,
+        Work::Answer(work) => rr::answer::<N>(work, congestion, control).await,
+        Work::Dial(work) => connect::dial::<N>(work, congestion, control).await,
+        Work::Greet(work) => connect::greet::<N>(work, congestion, control).await,
+        Work::Hold(work) => idle::hold::<N>(work, congestion, control).await,
+        Work::Keep(work) => idle::keep::<N>(work, congestion, control).await,
+        Work::Flood(work) => limit::flood(work, control).await,
+        Work::Silence(work) => limit::silence(work, control).await,
+        Work::Both(_) => Err(io::Error::other("a pair inside a pair")),
+    }
+}
+
+/// Runs both ends here, each on a thread and a runtime of its own.
+fn both(server: Job, client: Job, control: Control) -> io::Result<Metrics> {
+    let (ready, is_ready) = channel();
+    let (leash, inner) = Control::inside(move || {
+        ready.send(()).ok();
+    });
+    let server = thread::Builder::new().name("server".into()).spawn(move || run(server, inner))?;
+    if is_ready.recv().is_err() {
+        let error = server.join().map_err(|_| io::Error::other("the server panicked"))?.err();
+        return Err(error.unwrap_or_else(|| io::Error::other("the server ended at once")));
+    }
+    let client = run(client, control)?;
+    leash.send("stop".to_owned()).ok();
+    let server = server.join().map_err(|_| io::Error::other("the server panicked"))??;
+    let mut metrics = Metrics::new();
+    merge(&mut metrics, "client.", &client);
+    merge(&mut metrics, "server.", &server);
+    Ok(metrics)
+}

@@ -1,0 +1,48 @@
+//! The benchmark command: that it measures both stacks and writes down what it found, not how fast they are.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::Result;
+
+fn bench(arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rawtcp-lab"));
+    command.arg("bench").args(arguments.split_whitespace());
+    command
+}
+
+pub(crate) fn compares_both_stacks() -> Result {
+    let base = std::env::temp_dir().join(format!("rawtcp-bench-{}", std::process::id()));
+    let (json, svg) = (base.with_extension("json"), base.with_extension("svg"));
+    let mut command =
+        bench("--workload bulk,rr,connect --pairs 1 --seconds 0.05 --direction receive --offloads default");
+    let output = command.arg("--json").arg(&json).arg("--svg").arg(&svg).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&std::fs::read(&json)?)?;
+    let picture = std::fs::read_to_string(&svg)?;
+    std::fs::remove_file(json)?;
+    std::fs::remove_file(svg)?;
+    let lines = report["lines"].as_array().ok_or("no lines")?;
+    for figure in ["throughput", "p50", "rate"] {
+        let line = lines.iter().find(|line| line["figure"] == figure).ok_or(figure)?;
+        for value in ["ours", "baseline", "ratio"] {
+            assert!(line[value]["median"].as_f64().is_some_and(|value| value > 0.0), "{line}");
+        }
+        assert!(text.contains(figure), "{text}");
+    }
+    // Eight groups of a run of ours between two of the kernel's.
+    let runs = report["runs"].as_array().ok_or("no runs")?;
+    let of = |setup: &str| runs.iter().filter(|run| run["setup"] == setup).count();
+    assert_eq!((of("kernel→ours"), of("kernel↔kernel")), (8, 16));
+    assert!(picture.contains("throughput"), "{picture}");
+    Ok(())
+}
+
+pub(crate) fn says_what_is_wrong() -> Result {
+    let output = bench("--workload rr --device no-such-device --pairs 1 --seconds 0.05").output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("RAWTCP_DEVICE=no-such-device"), "{text}");
+    Ok(())
+}
