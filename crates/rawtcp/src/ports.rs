@@ -20,6 +20,10 @@ const MAX_IDLE: usize = 64;
 /// Ports which nobody uses any more may stay in the devices' filters until there are this many.
 const MAX_STALE: usize = 16;
 
+/// Client ports that a connect looks at before it takes a new one, where it may have one: who has tens of thousands of
+/// connections to one peer would look at as many for every further one.
+const MAX_TRIES: usize = 1024;
+
 /// Client ports where the stack chooses by itself: as Linux's `ip_local_port_range` by default.
 const OWN_RANGE: std::ops::Range<u16> = 32_768..61_000;
 
@@ -256,34 +260,29 @@ impl Ports {
             inner.limit = guard_limit();
         }
         let source = with_port(source, 0);
-        let mut claimed = None;
-        if let Some(ports) = inner.clients.get(&source) {
-            let port = inner.chooser.choose_from(source.ip(), remote, ports, |port| {
-                claimed = claim(with_port(source, port));
-                claimed.is_some()
-            });
-            if let (Some(port), Some((result, took_over))) = (port, claimed.take()) {
-                let at = with_port(source, port);
-                inner.settle_idle(at);
-                if let Some(guarded) = inner.guards.get_mut(&at) {
-                    guarded.users += usize::from(!took_over);
-                }
-                return Ok(result);
-            }
-        }
-        while inner.guards.len() >= inner.limit
-            && let Some(other) = inner.idle.pop_front()
-        {
-            // What rests for other sources makes way. With the lock: seldom, and its descriptor is wanted now.
-            drop(inner.take(other));
+        if let Some(result) = inner.share(source, remote, MAX_TRIES, &mut claim) {
+            return Ok(result);
         }
         if inner.guards.len() >= inner.limit {
-            return Err(error::os(error::EADDRNOTAVAIL));
+            if let Some(result) = inner.share(source, remote, usize::MAX, &mut claim) {
+                return Ok(result);
+            }
+            while inner.guards.len() >= inner.limit {
+                // What rests for other sources makes way. With the lock: seldom, and its descriptor is wanted now.
+                let Some(other) = inner.idle.pop_front() else { return Err(error::os(error::EADDRNOTAVAIL)) };
+                drop(inner.take(other));
+            }
         }
         let request = if devices.chooses_ports() {
             source
         } else {
-            with_port(source, inner.free_port(source).ok_or_else(|| error::os(error::EADDRNOTAVAIL))?)
+            match inner.free_port(source) {
+                Some(port) => with_port(source, port),
+                None => {
+                    let shared = inner.share(source, remote, usize::MAX, &mut claim);
+                    return shared.ok_or_else(|| error::os(error::EADDRNOTAVAIL));
+                }
+            }
         };
         let reservation = devices.reserve(request, true, None)?;
         // Nobody else may listen there; the flags matter for sockets that were bound.
@@ -393,11 +392,35 @@ impl Inner {
         }
     }
 
+    /// Takes a four-tuple on a client port that is guarded already, of which at most so many are tried: in the order in
+    /// which this peer's were taken, so that the first is the likeliest to be free again.
+    fn share<R>(
+        &mut self,
+        source: SocketAddr,
+        remote: SocketAddr,
+        most: usize,
+        claim: &mut impl FnMut(SocketAddr) -> Option<(R, bool)>,
+    ) -> Option<R> {
+        let ports = self.clients.get(&source)?;
+        let (mut claimed, mut tries) = (None, 0);
+        let port = self.chooser.choose_from(source.ip(), remote, ports, |port| {
+            tries += 1;
+            claimed = claim(with_port(source, port));
+            claimed.is_some() || tries == most
+        })?;
+        let (result, took_over) = claimed?;
+        let at = with_port(source, port);
+        self.settle_idle(at);
+        if let Some(guarded) = self.guards.get_mut(&at) {
+            guarded.users += usize::from(!took_over);
+        }
+        Some(result)
+    }
+
     /// A port that no guard has, where nobody else knows of ports.
     fn free_port(&mut self, addr: SocketAddr) -> Option<u16> {
-        let (chooser, guards) = (&mut self.chooser, &self.guards);
-        let taken = |port: u16| guards.keys().any(|at| at.port() == port);
-        let free = |at: usize| !taken(OWN_RANGE.start + at as u16);
+        let (chooser, on_port) = (&mut self.chooser, &self.on_port);
+        let free = |at: usize| !on_port.contains_key(&(OWN_RANGE.start + at as u16));
         chooser.choose(addr.ip(), addr, OWN_RANGE.len(), free).map(|at| OWN_RANGE.start + at as u16)
     }
 
@@ -502,231 +525,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::device::Device;
-    use crate::sync::Arc;
-
-    fn devices() -> Devices {
-        let (io, _) = rawtcp_io::mem::pair(rawtcp_io::mem::MemConfig::default());
-        let addresses = ["10.0.0.1", "10.0.0.2", "fd00::1"].map(|ip| ip.parse().unwrap()).to_vec();
-        Devices::open(&Device::Own { io: Arc::new(io), addresses }).unwrap()
-    }
-
-    fn addr(text: &str) -> SocketAddr {
-        text.parse().unwrap()
-    }
-
-    const ADDR: Reuse = Reuse { addr: true, port: false };
-
-    fn request(addr: SocketAddr, v6only: bool, reuse: Reuse) -> Bind {
-        Bind { addr, v6only, reuse, device: None }
-    }
-
-    impl Ports {
-        fn listen(&self, devices: &Devices, addr: SocketAddr, v6only: bool) -> io::Result<SocketAddr> {
-            let local = self.bind(devices, &request(addr, v6only, ADDR))?;
-            self.begin_listen(local)?;
-            Ok(local)
-        }
-    }
-
-    #[test]
-    fn listeners_that_overlap_exclude_each_other() {
-        let table = [
-            ("10.0.0.1:80", false, "10.0.0.1:80", false, false),
-            ("10.0.0.1:80", false, "10.0.0.2:80", false, true),
-            ("10.0.0.1:80", false, "10.0.0.1:81", false, true),
-            ("10.0.0.1:80", false, "0.0.0.0:80", false, false),
-            ("0.0.0.0:80", false, "10.0.0.1:80", false, false),
-            ("0.0.0.0:80", false, "[::]:80", false, false),
-            ("0.0.0.0:80", false, "[::]:80", true, true),
-            ("[::]:80", false, "10.0.0.1:80", false, false),
-            ("[::]:80", true, "10.0.0.1:80", false, true),
-            ("[::]:80", true, "[fd00::1]:80", true, false),
-        ];
-        for (first, first_v6only, second, second_v6only, fits) in table {
-            let (ports, devices) = (Ports::new(&[1; 32]), devices());
-            ports.listen(&devices, addr(first), first_v6only).unwrap();
-            let result = ports.listen(&devices, addr(second), second_v6only);
-            assert_eq!(result.is_ok(), fits, "{first} {second}");
-            ports.unlisten(&devices, addr(first));
-            if !fits {
-                assert_eq!(result.unwrap_err().kind(), io::ErrorKind::AddrInUse);
-                ports.listen(&devices, addr(second), second_v6only).unwrap();
-            }
-        }
-    }
-
-    #[test]
-    fn sockets_share_a_port_as_their_options_say() {
-        let none = Reuse::default();
-        let port = Reuse { addr: false, port: true };
-        // First socket, whether it listens, second socket; whether that may be bound, and may listen.
-        let table = [
-            (none, false, none, false, false),
-            (none, false, ADDR, false, false),
-            (ADDR, false, none, false, false),
-            (ADDR, false, ADDR, true, true),
-            (ADDR, true, ADDR, false, false),
-            (port, false, port, true, true),
-            (port, true, port, true, true),
-            (port, true, ADDR, false, false),
-            (port, true, none, false, false),
-        ];
-        for (first, listens, second, may_bind, may_listen) in table {
-            let case = format!("{first:?} {listens} {second:?}");
-            let (ports, devices, at) = (Ports::new(&[1; 32]), devices(), addr("10.0.0.1:80"));
-            ports.bind(&devices, &request(at, false, first)).unwrap();
-            if listens {
-                ports.begin_listen(at).unwrap();
-            }
-            let bound = ports.bind(&devices, &request(at, false, second));
-            assert_eq!(bound.is_ok(), may_bind, "{case}");
-            if may_bind {
-                assert_eq!(ports.begin_listen(at).is_ok(), may_listen, "{case}");
-                ports.release(&devices, at);
-            }
-            ports.release(&devices, at);
-            assert_eq!(ports.len(), 0, "{case}");
-        }
-    }
-
-    #[test]
-    fn a_port_is_ours_until_its_last_user_is_gone() {
-        let (ports, devices) = (Ports::new(&[1; 32]), devices());
-        let at = addr("10.0.0.1:80");
-        ports.listen(&devices, addr("0.0.0.0:80"), false).unwrap();
-        assert!(ports.retain(at));
-        ports.unlisten(&devices, addr("0.0.0.0:80"));
-        assert_eq!(ports.ownership(at), Ownership::Ours);
-        // Only a connection is left: a new listener takes over the guard, narrower or not.
-        ports.listen(&devices, at, false).unwrap();
-        assert_eq!(ports.listen(&devices, at, false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        ports.release(&devices, at);
-        ports.unlisten(&devices, at);
-        assert_eq!((ports.ownership(at), ports.len()), (Ownership::NotOurs, 0));
-        assert!(ports.has_no_users());
-        // A connection whose listener has just gone has no share of anything.
-        assert!(!ports.retain(at));
-        assert_eq!(ports.len(), 0);
-    }
-
-    #[test]
-    fn an_address_is_the_same_in_whatever_words() {
-        let table = [
-            ("[::ffff:10.0.0.1]:80", "10.0.0.1:80"),
-            ("[::ffff:0.0.0.0]:80", "10.0.0.2:80"),
-            ("[fd00::1%7]:80", "[fd00::1]:80"),
-        ];
-        for (words, meant) in table {
-            let (ports, devices) = (Ports::new(&[1; 32]), devices());
-            let local = ports.listen(&devices, addr(words), false).unwrap();
-            assert_eq!((local, ports.ownership(addr(meant))), (addr(words), Ownership::Ours), "{words}");
-            assert!(ports.listen(&devices, addr(meant), false).is_err(), "{words}");
-            assert!(ports.retain(addr(meant)));
-            ports.unlisten(&devices, local);
-            ports.release(&devices, addr(meant));
-            assert_eq!(ports.len(), 0, "{words}");
-        }
-    }
-
-    #[test]
-    fn a_guard_for_ipv6_only_does_not_serve_a_listener_for_both() {
-        for (first, second, fits) in [(true, false, false), (false, true, true), (true, true, true)] {
-            let (ports, devices) = (Ports::new(&[1; 32]), devices());
-            ports.listen(&devices, addr("[::]:80"), first).unwrap();
-            assert!(ports.retain(addr("[fd00::1]:80")));
-            ports.unlisten(&devices, addr("[::]:80"));
-            assert_eq!(ports.listen(&devices, addr("[::]:80"), second).is_ok(), fits, "{first} {second}");
-        }
-    }
-
-    #[test]
-    fn a_filter_that_could_not_be_set_is_set_again() {
-        #[derive(Debug)]
-        struct Refuses(std::sync::atomic::AtomicBool, Mutex<PortSet>, std::os::unix::net::UnixDatagram);
-        impl rawtcp_io::PacketIo for Refuses {
-            fn name(&self) -> &str {
-                "refuses"
-            }
-            fn capabilities(&self) -> rawtcp_io::Capabilities {
-                rawtcp_io::Capabilities { mtu: 1500, max_segmentable: 0, tx_checksum: false, max_batch: 1 }
-            }
-            fn recv(&self, _: &mut rawtcp_io::RxBatch) -> io::Result<rawtcp_io::Drained> {
-                Ok(rawtcp_io::Drained::Yes)
-            }
-            fn send(&self, packets: &[rawtcp_io::TxPacket<'_>]) -> (usize, Option<rawtcp_io::SendError>) {
-                (packets.len(), None)
-            }
-            fn ready_source(&self) -> rawtcp_io::ReadySource<'_> {
-                rawtcp_io::ReadySource::Fd(std::os::fd::AsFd::as_fd(&self.2))
-            }
-            fn drops(&self) -> u64 {
-                0
-            }
-            fn set_ports(&self, ports: &PortSet) -> io::Result<()> {
-                if self.0.swap(false, std::sync::atomic::Ordering::SeqCst) {
-                    return Err(error::os(error::EINVAL));
-                }
-                *lock(&self.1) = ports.clone();
-                Ok(())
-            }
-            fn recv_queue_bytes(&self) -> usize {
-                0
-            }
-        }
-        let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
-        let io = Arc::new(Refuses(true.into(), Mutex::default(), socket));
-        let addresses = vec!["10.0.0.1".parse().unwrap()];
-        let devices = Devices::open(&Device::Own { io: io.clone(), addresses }).unwrap();
-        let ports = Ports::new(&[1; 32]);
-        assert!(ports.listen(&devices, addr("10.0.0.1:80"), false).is_err());
-        assert_eq!(ports.len(), 0);
-        ports.listen(&devices, addr("10.0.0.1:80"), false).unwrap();
-        assert!(lock(&io.1).contains(80));
-    }
-
-    #[test]
-    fn connects_share_ports_and_leave_them_to_rest() {
-        let (ports, devices) = (Ports::new(&[1; 32]), devices());
-        let source = addr("10.0.0.1:0");
-        let taken = std::cell::RefCell::new(std::collections::HashSet::new());
-        let connect = |peer: SocketAddr| {
-            ports.connect(&devices, source, peer, |local| {
-                taken.borrow_mut().insert((local, peer)).then_some((local, false))
-            })
-        };
-        let peers: Vec<_> = (1..=20).map(|port| SocketAddr::from(([10, 9, 9, 9], port))).collect();
-        let mut locals = Vec::new();
-        for _ in 0..5 {
-            locals.extend(peers.iter().map(|peer| connect(*peer).unwrap()));
-        }
-        assert!(ports.len() <= 10, "{}", ports.len());
-        // A listener may not have a port in use, but one that rests.
-        assert!(ports.listen(&devices, locals[0], false).is_err());
-        locals.iter().for_each(|local| ports.release(&devices, *local));
-        assert!(ports.has_no_users() && ports.len() > 0);
-        ports.listen(&devices, locals[0], false).unwrap();
-        ports.unlisten(&devices, locals[0]);
-        // A TIME-WAIT record's place is taken over with its share of the guard.
-        let local = ports.connect(&devices, source, peers[0], |local| Some((local, false))).unwrap();
-        ports.release(&devices, local);
-        assert!(ports.has_no_users());
-    }
-
-    #[test]
-    fn idle_guards_are_bounded() {
-        let (ports, devices) = (Ports::new(&[1; 32]), devices());
-        let peer = addr("10.9.9.9:1");
-        let mut used = std::collections::HashSet::new();
-        let mut locals = Vec::new();
-        for _ in 0..200 {
-            let claim = |local| used.insert(local).then_some((local, false));
-            locals.push(ports.connect(&devices, addr("10.0.0.2:0"), peer, claim).unwrap());
-        }
-        assert_eq!(ports.len(), 200);
-        locals.iter().for_each(|local| ports.release(&devices, *local));
-        assert_eq!(ports.len(), MAX_IDLE);
-    }
-}
+mod tests;
