@@ -17,7 +17,7 @@ use crate::{
 
 mod switch;
 
-pub use switch::{LoopbackDevice, Reservation, Switch};
+pub use switch::{LoopbackDevice, Receiver, Reservation, Switch};
 
 /// What a queue charges for a packet beside its bytes; about what the kernel charges.
 const PACKET_OVERHEAD: usize = 512;
@@ -77,6 +77,8 @@ struct Pending {
     packets: VecDeque<(RxMeta, Bytes)>,
     charged: usize,
     drops: u64,
+    /// Packets taken out, ever.
+    taken: u64,
 }
 
 /// A bounded queue of packets on their way to one receiver.
@@ -116,6 +118,7 @@ impl Queue {
                 return Drained::Yes;
             };
             pending.charged -= packet.len() + PACKET_OVERHEAD;
+            pending.taken += 1;
             if packet.len() >= OWNED_MIN {
                 batch.push_owned(meta, packet);
             } else {

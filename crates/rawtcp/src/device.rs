@@ -5,7 +5,7 @@ use crate::error;
 use crate::ports::{Bind, canonical};
 use crate::sync::Arc;
 use crate::tx_queue::TxQueue;
-use rawtcp_io::mem::{self, LoopbackDevice, MemConfig, Switch};
+use rawtcp_io::mem::{self, LoopbackDevice, MemConfig, Receiver, Switch};
 use rawtcp_io::{Guard, GuardRequest, IcmpV4, IcmpV6, PacketIo, PortSet, RawConfig, RawIpV4, RawIpV6, route};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -200,9 +200,9 @@ impl Devices {
         }
     }
 
-    /// Whether packets cannot be lost, as nothing but memory lies between the ends.
-    pub(crate) fn are_lossless(&self) -> bool {
-        matches!(self.addresses, Addresses::Switch(_))
+    /// Who receives what is sent to this peer, where nothing but memory lies in between; `None` where that is not known.
+    pub(crate) fn receiver(&self, remote: SocketAddr) -> Option<Receiver> {
+        if let Addresses::Switch(device) = &self.addresses { Some(device.receiver(remote)) } else { None }
     }
 
     /// Whether a reservation that was made without a stack is good here.

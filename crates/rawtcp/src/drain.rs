@@ -11,8 +11,11 @@ use crate::conn_cell::ConnCell;
 use crate::engine::Engine;
 use crate::host::{Host, Life};
 use crate::sync::Arc;
+use rawtcp_io::mem::Receiver;
 use rawtcp_io::wait::{self, EventFd, Interest};
 use rawtcp_io::{Drained, ReadySource};
+use rawtcp_proto::FourTuple;
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -22,8 +25,8 @@ const BATCHES: usize = 16;
 /// How long to wait at most for something that cannot wake us: a stream dropped by another thread.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// On links where packets cannot be lost, nobody answers any more who has not answered for this long: a stack
-/// that nobody drives. A peer may well be busy for a while.
+/// Inside the process it is known who does not take its packets: after this long, that is taken for a stack that
+/// nobody drives. A peer may well be busy for a while, and one that takes its packets may read later.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// How long resets may take to leave by a device that is full.
@@ -85,6 +88,29 @@ pub(crate) fn wait_for_delivery(host: &Arc<Host>) {
     }
 }
 
+/// Signs of life of the peers inside the process: what they had done when they last did something, and when that was seen.
+#[derive(Debug, Default)]
+struct Signs(HashMap<FourTuple, (u64, Instant)>);
+
+impl Signs {
+    /// Whether this connection's peer may still answer, for all that is known.
+    fn may_answer(&mut self, host: &Host, cell: &Arc<ConnCell>, now: Instant) -> bool {
+        let done = match host.devices.receiver(cell.tuple().remote) {
+            // Who takes everything is alive, even if its program does not read just now.
+            None | Some(Receiver::Other { waiting: 0, .. }) => return true,
+            Some(Receiver::Nobody) => return false,
+            Some(Receiver::Other { taken, .. }) => taken,
+            // Both ends are here. Nobody will read any more: it goes on as long as there is room.
+            Some(Receiver::Own) => cell.lock().acked_bytes(),
+        };
+        let sign = self.0.entry(*cell.tuple()).or_insert((done, now));
+        if sign.0 != done {
+            *sign = (done, now);
+        }
+        now.duration_since(sign.1) <= QUIET
+    }
+}
+
 /// An engine without a driver.
 #[derive(Debug)]
 struct Drain {
@@ -95,8 +121,7 @@ struct Drain {
 impl Drain {
     /// Drives the stack until what was finished is delivered, or time is over. At least one turn.
     fn deliver(&mut self) {
-        let lossless = self.engine.host().devices.are_lossless();
-        let (mut received, mut last_sign) = (self.engine.received, real_now());
+        let mut signs = Signs::default();
         let event = EventFd::new().map(Arc::new).ok();
         loop {
             if let Some(event) = &event {
@@ -104,12 +129,10 @@ impl Drain {
             }
             let more = self.turn();
             let now = real_now();
-            if now >= self.until || !self.engine.host().connections().iter().any(ConnCell::is_undelivered) {
-                return;
-            }
-            if self.engine.received != received {
-                (received, last_sign) = (self.engine.received, now);
-            } else if lossless && self.engine.host().devices.drops() == 0 && now.duration_since(last_sign) > QUIET {
+            let host = self.engine.host();
+            let mut left = host.connections();
+            left.retain(ConnCell::is_undelivered);
+            if now >= self.until || !left.iter().any(|cell| signs.may_answer(host, cell, now)) {
                 return;
             }
             if !more {

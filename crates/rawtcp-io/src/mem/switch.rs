@@ -110,7 +110,35 @@ pub struct LoopbackDevice {
     inbound: Arc<Queue>,
 }
 
+/// Who receives what is sent to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receiver {
+    /// The sender itself.
+    Own,
+    /// Nobody: such packets come back.
+    Nobody,
+    /// Another device.
+    Other {
+        /// Packets that wait to be taken out of its queue.
+        waiting: usize,
+        /// Packets that were taken out of it, ever: who does is alive.
+        taken: u64,
+    },
+}
+
 impl LoopbackDevice {
+    /// Who would receive a packet to this address.
+    pub fn receiver(&self, dst: SocketAddr) -> Receiver {
+        match self.switch.owner(SocketAddr::new(dst.ip().to_canonical(), dst.port())) {
+            None => Receiver::Nobody,
+            Some(queue) if Arc::ptr_eq(&queue, &self.inbound) => Receiver::Own,
+            Some(queue) => {
+                let pending = queue.lock();
+                Receiver::Other { waiting: pending.packets.len(), taken: pending.taken }
+            }
+        }
+    }
+
     /// Reserves a port for this device, as a [`Guard`](crate::Guard) does with the kernel. Port 0: the switch chooses.
     ///
     /// # Errors
