@@ -103,7 +103,7 @@ fn drop_with_unread_data_resets() -> Outcome {
             Ok(())
         },
         |stream| async move {
-            stream.readable().await?;
+            stream.peek(&mut [0]).await?;
             drop(stream);
             Ok(())
         },

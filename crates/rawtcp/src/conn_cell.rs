@@ -269,10 +269,28 @@ impl ConnCell {
     pub(crate) fn leave(&self, after: &mut After) {
         let Some((leave, granted)) = after.leave.take() else { return };
         match leave {
-            Leave::Closed { holds_port } => self.host.on_closed(&self.tuple, holds_port),
-            Leave::TimeWait(record) => after.kick |= self.host.on_time_wait(&self.tuple, record),
+            Leave::Closed { holds_port } => self.host.on_closed(self, holds_port),
+            Leave::TimeWait(record) => after.kick |= self.host.on_time_wait(self, record),
         }
         self.host.budget.release(granted);
+    }
+
+    /// It is over, and a segment has come that may belong to a new connection of the same four-tuple: has it leave the
+    /// table at once, also in the place of another thread that is about to do that. Says whether it is out now.
+    pub(crate) fn retire(self: &Arc<Self>, now: Instant) -> bool {
+        let mut after = After::default();
+        let mut inner = self.lock();
+        self.settle(&mut inner, now, &mut after);
+        let (over, record) = (inner.detached, inner.conn.time_wait(now));
+        drop(inner);
+        self.finish(after);
+        match record {
+            _ if !over => {}
+            // The driver asks, and looks at the alarm behind its batch.
+            Some(record) => drop(self.host.on_time_wait(self, record)),
+            None => self.host.take_out(self),
+        }
+        over
     }
 
     /// Fails every operation that waits: the stack is dead, which they see when they look again.
@@ -293,7 +311,7 @@ impl ConnCell {
             drop(self.host.alarm.remove(key));
         }
         if !detached {
-            self.host.on_closed(&self.tuple, holds_port);
+            self.host.on_closed(self, holds_port);
         }
     }
 
@@ -308,11 +326,21 @@ impl ConnCell {
     /// The application lets go, or the stack ends and the stream is closed as the kernel does it at the end
     /// of a process: FIN behind what was written, or RST if there is unread data or linger is zero.
     pub(crate) fn let_go(self: &Arc<Self>) {
-        self.with(|inner, now| match inner.linger {
-            _ if inner.conn.is_orphan() => {}
-            Some(linger) if linger.is_zero() => inner.conn.abort(now),
-            _ => inner.conn.close(now),
+        let unused = self.with(|inner, now| {
+            match inner.linger {
+                _ if inner.conn.is_orphan() => {}
+                Some(linger) if linger.is_zero() => inner.conn.abort(now),
+                _ => inner.conn.close(now),
+            }
+            // Nobody polls any more, or everybody has been told of the end of the stack.
+            inner.readiness.take_pollers()
         });
+        drop(unused);
+    }
+
+    /// Whether there is no peer any more: what Linux's `getpeername` fails for.
+    pub(crate) fn is_disconnected(self: &Arc<Self>) -> bool {
+        matches!(self.lock().conn.state(), State::Closed | State::TimeWait) && !self.host.is_dead()
     }
 }
 

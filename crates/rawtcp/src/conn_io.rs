@@ -3,7 +3,7 @@
 use crate::conn_cell::{After, ConnCell, Inner};
 use crate::error;
 use crate::readiness::{Bits, Seen};
-use crate::sync::Arc;
+use crate::sync::{Arc, MutexGuard};
 use bytes::{BufMut, Bytes};
 use rawtcp_proto::{CloseReason, Connection, Instant, State, UserError};
 use std::future::{Future, poll_fn};
@@ -25,7 +25,7 @@ impl ConnCell {
     }
 
     /// Sends what an operation made possible, and wakes whom it concerns.
-    fn conclude<'a>(self: &'a Arc<Self>, mut inner: std::sync::MutexGuard<'a, Inner>, now: Instant, mut after: After) {
+    fn conclude<'a>(self: &'a Arc<Self>, mut inner: MutexGuard<'a, Inner>, now: Instant, mut after: After) {
         for _ in 1..USER_HOLDS {
             self.settle(&mut inner, now, &mut after);
             if !after.again {
@@ -111,9 +111,10 @@ impl ConnCell {
         // The second round is for readiness that outlived its cause.
         loop {
             if !inner.readiness.has(mask) {
-                inner.readiness.register(mask, cx.waker());
+                let replaced = inner.readiness.register(mask, cx.waker());
                 drop(inner);
                 self.finish(after);
+                drop(replaced);
                 return Poll::Pending;
             }
             match self.attempt(&mut inner, mask, &mut after, |conn| op(conn, now)) {
@@ -146,13 +147,25 @@ impl ConnCell {
         self.poll_op(cx, Bits::READ, |conn, _| peek_into(conn, buf), |_| false)
     }
 
-    pub(crate) fn poll_write(self: &Arc<Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let wanted: usize = bufs.iter().map(|buf| buf.len()).sum();
-        let write = |conn: &mut Connection, now| write_all_of(conn, now, bufs);
-        self.poll_op(cx, Bits::WRITE, write, |&n| 0 < n && n < wanted)
+    pub(crate) fn poll_write(self: &Arc<Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let write = |conn: &mut Connection, now| conn.write(now, buf);
+        self.poll_op(cx, Bits::WRITE, write, |&n| 0 < n && n < buf.len())
     }
 
-    pub(crate) fn try_read(self: &Arc<Self>, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    /// A short write of several buffers clears nothing, as tokio's.
+    pub(crate) fn poll_write_vectored(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_op(cx, Bits::WRITE, |conn, now| write_all_of(conn, now, bufs), |_| false)
+    }
+
+    pub(crate) fn try_read(self: &Arc<Self>, buf: &mut [u8]) -> io::Result<usize> {
+        self.try_op(Bits::READ, |conn, now| if buf.is_empty() { look(conn) } else { conn.read(now, buf) })
+    }
+
+    pub(crate) fn try_read_vectored(self: &Arc<Self>, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         self.try_op(Bits::READ, |conn, now| {
             let mut total = 0;
             for buf in bufs.iter_mut().filter(|buf| !buf.is_empty()) {
@@ -176,6 +189,9 @@ impl ConnCell {
         let room = if buf.has_remaining_mut() { buf.chunk_mut().len() } else { 0 };
         let mut chunks = Vec::new();
         let total = self.try_op(Bits::READ, |conn, now| {
+            if room == 0 {
+                return look(conn);
+            }
             let mut total = 0;
             while total < room {
                 // As in `try_read`: only the first may report the end or an error.
@@ -194,10 +210,14 @@ impl ConnCell {
     }
 
     pub(crate) fn try_peek(self: &Arc<Self>, buf: &mut [u8]) -> io::Result<usize> {
-        self.try_op(Bits::READ, |conn, _| conn.peek(buf))
+        self.try_op(Bits::READ, |conn, _| if buf.is_empty() { look(conn) } else { conn.peek(buf) })
     }
 
-    pub(crate) fn try_write(self: &Arc<Self>, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(crate) fn try_write(self: &Arc<Self>, buf: &[u8]) -> io::Result<usize> {
+        self.try_op(Bits::WRITE, |conn, now| conn.write(now, buf))
+    }
+
+    pub(crate) fn try_write_vectored(self: &Arc<Self>, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         self.try_op(Bits::WRITE, |conn, now| write_all_of(conn, now, bufs))
     }
 
@@ -265,7 +285,9 @@ impl ConnCell {
             coop.made_progress();
             return Poll::Ready(Ok(()));
         }
-        inner.readiness.register(mask, cx.waker());
+        let replaced = inner.readiness.register(mask, cx.waker());
+        drop(inner);
+        drop(replaced);
         Poll::Pending
     }
 
@@ -307,6 +329,15 @@ impl ConnCell {
         }
     }
 
+    /// A wait is over, or was given up.
+    fn stop_waiting(self: &Arc<Self>, key: &mut Option<usize>) {
+        if key.is_some() {
+            let left = self.lock().readiness.waiters().leave(key);
+            // Without the lock: it may be the last that holds a task, and that a stream.
+            drop(left);
+        }
+    }
+
     /// Looks at, or changes, the connection.
     pub(crate) fn with<R>(self: &Arc<Self>, op: impl FnOnce(&mut Inner, Instant) -> R) -> R {
         let mut inner = self.lock();
@@ -317,10 +348,15 @@ impl ConnCell {
     }
 }
 
+/// What reading nothing finds: the kernel looks at the connection all the same.
+fn look(conn: &mut Connection) -> Outcome<usize> {
+    conn.peek(&mut [0]).map(|_| 0)
+}
+
 /// Copies what there is into a `ReadBuf`, of which no more is initialised than is filled.
 fn read_into(conn: &mut Connection, now: Instant, buf: &mut ReadBuf<'_>) -> Outcome<usize> {
     if buf.remaining() == 0 {
-        return Ok(0);
+        return look(conn);
     }
     let n = match buf.remaining().min(conn.readable_len()) {
         0 => conn.read(now, &mut [0])?,
@@ -332,7 +368,7 @@ fn read_into(conn: &mut Connection, now: Instant, buf: &mut ReadBuf<'_>) -> Outc
 
 fn peek_into(conn: &mut Connection, buf: &mut ReadBuf<'_>) -> Outcome<usize> {
     if buf.remaining() == 0 {
-        return Ok(0);
+        return look(conn);
     }
     let n = match buf.remaining().min(conn.readable_len()) {
         0 => conn.peek(&mut [0])?,
@@ -358,10 +394,6 @@ fn write_all_of(conn: &mut Connection, now: Instant, bufs: &[IoSlice<'_>]) -> Ou
             Err(error) => return Err(error),
         }
     }
-    if total == 0 {
-        // Nothing to write is still refused on a connection that can not be written to.
-        return conn.write(now, &[]);
-    }
     Ok(total)
 }
 
@@ -383,20 +415,20 @@ impl Future for ReadyFuture<'_> {
             return Poll::Ready(Err(error::gone()));
         }
         let seen = inner.readiness.seen(this.mask);
-        if seen.bits.is_empty() {
-            inner.readiness.waiters().wait(&mut this.key, this.mask, cx.waker());
-            return Poll::Pending;
-        }
-        inner.readiness.waiters().leave(&mut this.key);
-        Poll::Ready(Ok(seen))
+        // Whoever was woken is done, even if another task was faster and nothing is left: as tokio has it.
+        let done = !seen.bits.is_empty() || inner.readiness.waiters().was_woken(this.key);
+        let waiters = inner.readiness.waiters();
+        let replaced =
+            if done { waiters.leave(&mut this.key) } else { waiters.wait(&mut this.key, this.mask, cx.waker()) };
+        drop(inner);
+        drop(replaced);
+        if done { Poll::Ready(Ok(seen)) } else { Poll::Pending }
     }
 }
 
 impl Drop for ReadyFuture<'_> {
     fn drop(&mut self) {
-        if self.key.is_some() {
-            self.cell.lock().readiness.waiters().leave(&mut self.key);
-        }
+        self.cell.stop_waiting(&mut self.key);
     }
 }
 
@@ -426,10 +458,13 @@ impl Future for Acknowledged<'_> {
                 Err(error::gone())
             } else {
                 inner.watch_acks();
-                inner.readiness.waiters().wait(&mut this.key, Bits::ACKED, cx.waker());
+                let replaced = inner.readiness.waiters().wait(&mut this.key, Bits::ACKED, cx.waker());
+                drop(inner);
+                drop(replaced);
                 return Poll::Pending;
             };
-        inner.readiness.waiters().leave(&mut this.key);
+        drop(inner);
+        this.cell.stop_waiting(&mut this.key);
         coop.made_progress();
         Poll::Ready(result)
     }
@@ -437,8 +472,6 @@ impl Future for Acknowledged<'_> {
 
 impl Drop for Acknowledged<'_> {
     fn drop(&mut self) {
-        if self.key.is_some() {
-            self.cell.lock().readiness.waiters().leave(&mut self.key);
-        }
+        self.cell.stop_waiting(&mut self.key);
     }
 }

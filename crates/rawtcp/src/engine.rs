@@ -61,8 +61,6 @@ pub(crate) struct Engine {
     batches: u32,
     /// Questions to the kernel since then.
     asked: (u32, Instant),
-    /// Packets received, ever: a sign of life for whoever drains.
-    pub(crate) received: u64,
 }
 
 impl Engine {
@@ -79,7 +77,6 @@ impl Engine {
             paths: PathCache::default(),
             batches: 0,
             asked: (0, Instant::ZERO),
-            received: 0,
         }
     }
 
@@ -95,7 +92,6 @@ impl Engine {
         let result = open.io.recv(&mut batch);
         if !batch.is_empty() {
             let now = host.clock.now();
-            self.received += batch.len() as u64;
             count(&host.counters.packets_received, batch.len());
             for i in 0..batch.len() {
                 let outcome = match open.carries {
@@ -162,7 +158,12 @@ impl Engine {
         match shard.on_segment_with_mtu(now, tuple, segment, |tuple| paths.mtu(host, now, tuple)) {
             Disposition::Connection(cell) => {
                 drop(shard);
-                return self.deliver(&cell, |inner| inner.conn.on_segment(now, segment));
+                return match self.deliver(&cell, |inner| inner.conn.on_segment(now, segment)) {
+                    // It has ended, earlier in this batch or on another thread, and the peer may know: a SYN that is
+                    // dropped here would come again after a second only.
+                    Err(DropReason::Closed) if cell.retire(now) => self.on_segment(host, now, tuple, segment),
+                    outcome => outcome,
+                };
             }
             Disposition::Accept { listener, connection } => {
                 // The entry is replaced before the shard's lock is given back, and no cell is locked

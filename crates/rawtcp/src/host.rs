@@ -161,6 +161,11 @@ fn part(limit: usize) -> usize {
     limit.div_ceil(SHARDS).max(1)
 }
 
+/// Whether the table has this connection.
+fn holds(shard: &Shard, cell: &ConnCell) -> bool {
+    shard.connection(cell.tuple()).is_some_and(|known| std::ptr::eq(&**known, cell))
+}
+
 fn random_seed() -> io::Result<[u8; 32]> {
     use std::io::Read;
     let mut seed = [0; 32];
@@ -315,12 +320,19 @@ impl Host {
         scheduled.drain(..most).collect()
     }
 
-    /// A connection is over, without TIME-WAIT.
-    pub(crate) fn on_closed(&self, tuple: &FourTuple, holds_port: bool) {
-        let gone = self.shard(self.shard_of(tuple)).remove(tuple);
+    /// Takes a connection out of the table, unless its four-tuple is another's by now.
+    pub(crate) fn take_out(&self, cell: &ConnCell) {
+        let mut shard = self.shard(self.shard_of(cell.tuple()));
+        let gone = if holds(&shard, cell) { shard.remove(cell.tuple()) } else { None };
+        drop(shard);
         drop(gone);
+    }
+
+    /// A connection is over, without TIME-WAIT.
+    pub(crate) fn on_closed(&self, cell: &ConnCell, holds_port: bool) {
+        self.take_out(cell);
         if holds_port {
-            self.ports.release(&self.devices, tuple.local);
+            self.ports.release(&self.devices, cell.tuple().local);
         }
         if self.handles.load(Ordering::Acquire) == 0 {
             // The driver may have waited for this one only.
@@ -329,11 +341,14 @@ impl Host {
     }
 
     /// A connection is over, but for TIME-WAIT. Says whether to kick the driver.
-    pub(crate) fn on_time_wait(&self, tuple: &FourTuple, record: TimeWait) -> bool {
-        let at = self.shard_of(tuple);
+    pub(crate) fn on_time_wait(&self, cell: &ConnCell, record: TimeWait) -> bool {
+        let at = self.shard_of(cell.tuple());
         let deadline = {
             let mut shard = self.shard(at);
-            shard.to_time_wait(self.clock.now(), *tuple, record);
+            if !holds(&shard, cell) {
+                return false;
+            }
+            shard.to_time_wait(self.clock.now(), *cell.tuple(), record);
             shard.poll_timeout()
         };
         self.arm_shard(at, deadline)

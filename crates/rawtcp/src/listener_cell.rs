@@ -144,21 +144,27 @@ impl ListenerCell {
         let mut queue = lock(&self.queue);
         match self.pop(&mut queue) {
             Some(result) => {
-                queue.waiting.waiters().leave(key);
+                let left = queue.waiting.waiters().leave(key);
+                drop(queue);
+                drop(left);
                 coop.made_progress();
                 Poll::Ready(result)
             }
             None => {
-                queue.waiting.waiters().wait(key, Bits::READ, cx.waker());
+                let replaced = queue.waiting.waiters().wait(key, Bits::READ, cx.waker());
+                drop(queue);
+                drop(replaced);
                 Poll::Pending
             }
         }
     }
 
-    /// The socket's last poll is of no interest any more.
-    pub(crate) fn forget_poll(&self, key: &mut Option<usize>) {
+    /// A wait is over, or was given up.
+    pub(crate) fn stop_waiting(&self, key: &mut Option<usize>) {
         if key.is_some() {
-            lock(&self.queue).waiting.waiters().leave(key);
+            let left = lock(&self.queue).waiting.waiters().leave(key);
+            // Without the lock: it may be the last that holds a task, and that a stream.
+            drop(left);
         }
     }
 
@@ -208,8 +214,6 @@ impl Future for Accept<'_> {
 
 impl Drop for Accept<'_> {
     fn drop(&mut self) {
-        if self.key.is_some() {
-            lock(&self.cell.queue).waiting.waiters().leave(&mut self.key);
-        }
+        self.cell.stop_waiting(&mut self.key);
     }
 }

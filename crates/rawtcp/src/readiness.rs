@@ -26,6 +26,15 @@ impl Bits {
     pub(crate) const WRITE: Bits = Bits(Self::WRITABLE.0 | Self::WRITE_CLOSED.0);
     pub(crate) const ALL: Bits = Bits(Self::READ.0 | Self::WRITE.0 | Self::ERROR.0);
 
+    /// The bits with which an operation of one direction may be tried. Several interests at once stand for no
+    /// direction, and so for nothing: tokio's `try_io` has it so.
+    pub(crate) fn direction(interest: Interest) -> Bits {
+        match interest {
+            Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY | Interest::ERROR => Bits::of(interest),
+            _ => Bits::NONE,
+        }
+    }
+
     /// The bits that satisfy an interest.
     pub(crate) fn of(interest: Interest) -> Bits {
         let mut bits = Bits::NONE;
@@ -34,6 +43,10 @@ impl Bits {
         }
         if interest.is_writable() {
             bits |= Bits::WRITE;
+        }
+        if interest.is_priority() {
+            // As tokio: urgent data, of which there is no news here, or the end of the stream.
+            bits |= Bits::READ_CLOSED;
         }
         if interest.is_error() {
             bits |= Bits::ERROR;
@@ -116,6 +129,11 @@ impl Readiness {
         self.wake(bits, wake);
     }
 
+    /// Sets bits without an event: an operation that finds otherwise clears them.
+    pub(crate) fn assume(&mut self, bits: Bits) {
+        self.bits |= bits;
+    }
+
     /// Takes out everyone who waits for one of these bits, without setting any.
     pub(crate) fn wake(&mut self, bits: Bits, wake: &mut WakeList) {
         if bits.intersects(Bits::READ) {
@@ -136,17 +154,30 @@ impl Readiness {
         }
     }
 
-    /// Keeps the waker of a poll function, in place of the one before.
-    pub(crate) fn register(&mut self, direction: Bits, waker: &Waker) {
+    /// Keeps the waker of a poll function, in place of the one before, which is to be dropped without the lock:
+    /// it may be the last that holds a task, and that a stream.
+    #[must_use]
+    pub(crate) fn register(&mut self, direction: Bits, waker: &Waker) -> Option<Waker> {
         let slot = if direction.intersects(Bits::READ) { &mut self.reader } else { &mut self.writer };
-        match slot {
-            Some(known) => known.clone_from(waker),
-            None => *slot = Some(waker.clone()),
-        }
+        replace(slot, waker)
+    }
+
+    /// Nobody polls any more. What was kept is to be dropped without the lock.
+    #[must_use]
+    pub(crate) fn take_pollers(&mut self) -> [Option<Waker>; 2] {
+        [self.reader.take(), self.writer.take()]
     }
 
     pub(crate) fn waiters(&mut self) -> &mut Waiters {
         &mut self.waiters
+    }
+}
+
+/// Puts a waker into a place, unless it is there already; gives the one before.
+fn replace(slot: &mut Option<Waker>, waker: &Waker) -> Option<Waker> {
+    match slot {
+        Some(known) if known.will_wake(waker) => None,
+        _ => slot.replace(waker.clone()),
     }
 }
 
@@ -155,8 +186,7 @@ impl Readiness {
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     slots: Vec<Slot>,
-    /// How many slots are not free: the memory goes when the last one does.
-    used: usize,
+    free: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -167,47 +197,56 @@ enum Slot {
 }
 
 impl Waiters {
-    /// Stores a waker under the waiter's key, or a new one.
-    pub(crate) fn wait(&mut self, key: &mut Option<usize>, mask: Bits, waker: &Waker) {
+    /// Stores a waker under the waiter's key, or a new one. The waker that it replaces is to be dropped
+    /// without the lock.
+    #[must_use]
+    pub(crate) fn wait(&mut self, key: &mut Option<usize>, mask: Bits, waker: &Waker) -> Option<Waker> {
         let at = *key.get_or_insert_with(|| {
-            self.used += 1;
-            match self.slots.iter().position(|slot| matches!(slot, Slot::Free)) {
-                Some(free) => free,
-                None => {
-                    self.slots.push(Slot::Free);
-                    self.slots.len() - 1
-                }
-            }
+            self.free.pop().unwrap_or_else(|| {
+                self.slots.push(Slot::Free);
+                self.slots.len() - 1
+            })
         });
         match &mut self.slots[at] {
-            Slot::Waiting(bits, known) => {
+            Slot::Waiting(bits, known) if known.will_wake(waker) => {
                 *bits = mask;
-                known.clone_from(waker);
+                None
             }
-            slot => *slot = Slot::Waiting(mask, waker.clone()),
+            slot => std::mem::replace(slot, Slot::Waiting(mask, waker.clone())).into_waker(),
         }
     }
 
-    /// The waiter is done or dropped.
-    pub(crate) fn leave(&mut self, key: &mut Option<usize>) {
-        if let Some(at) = key.take() {
-            self.slots[at] = Slot::Free;
-            self.used -= 1;
-            if self.used == 0 {
-                self.slots = Vec::new();
-            }
+    /// Whether what the waiter waited for has happened. It may be over by now.
+    pub(crate) fn was_woken(&self, key: Option<usize>) -> bool {
+        key.is_some_and(|at| matches!(self.slots[at], Slot::Woken))
+    }
+
+    /// The waiter is done or dropped. Its waker is to be dropped without the lock.
+    #[must_use]
+    pub(crate) fn leave(&mut self, key: &mut Option<usize>) -> Option<Waker> {
+        let at = key.take()?;
+        let left = std::mem::replace(&mut self.slots[at], Slot::Free);
+        self.free.push(at);
+        if self.free.len() == self.slots.len() {
+            // The memory goes with the last one.
+            *self = Waiters::default();
         }
+        left.into_waker()
     }
 
     /// Takes the wakers of all who wait for one of these bits.
     pub(crate) fn take_matching(&mut self, bits: Bits, wake: &mut WakeList) {
         for slot in &mut self.slots {
-            if matches!(slot, Slot::Waiting(mask, _) if mask.intersects(bits))
-                && let Slot::Waiting(_, waker) = std::mem::replace(slot, Slot::Woken)
-            {
-                wake.extend(Some(waker));
+            if matches!(slot, Slot::Waiting(mask, _) if mask.intersects(bits)) {
+                wake.extend(std::mem::replace(slot, Slot::Woken).into_waker());
             }
         }
+    }
+}
+
+impl Slot {
+    fn into_waker(self) -> Option<Waker> {
+        if let Slot::Waiting(_, waker) = self { Some(waker) } else { None }
     }
 }
 
@@ -288,9 +327,9 @@ mod tests {
     fn directions_have_wakers_of_their_own_and_keep_the_last() {
         let (mut r, mut wake) = (Readiness::default(), WakeList::default());
         let ((a, wa), (b, wb), (c, wc)) = (counter(), counter(), counter());
-        r.register(Bits::READ, &wa);
-        r.register(Bits::READ, &wb);
-        r.register(Bits::WRITE, &wc);
+        assert!(r.register(Bits::READ, &wa).is_none());
+        assert!(r.register(Bits::READ, &wb).is_some_and(|old| old.will_wake(&wa)));
+        assert!(r.register(Bits::READ, &wb).is_none() && r.register(Bits::WRITE, &wc).is_none());
         r.set(Bits::READABLE, &mut wake);
         wake.wake_all();
         assert_eq!((woken(&a), woken(&b), woken(&c)), (0, 1, 0));
@@ -305,20 +344,21 @@ mod tests {
         let mut keys = vec![None; 50];
         let (count, waker) = counter();
         for key in &mut keys {
-            r.waiters().wait(key, Bits::READ, &waker);
+            assert!(r.waiters().wait(key, Bits::READ, &waker).is_none());
         }
         let mut writer = None;
         let (other, other_waker) = counter();
-        r.waiters().wait(&mut writer, Bits::WRITE, &other_waker);
-        r.waiters().leave(&mut keys[7]);
+        assert!(r.waiters().wait(&mut writer, Bits::WRITE, &other_waker).is_none());
+        assert!(r.waiters().leave(&mut keys[7]).is_some());
         r.set(Bits::READABLE, &mut wake);
         wake.wake_all();
         assert_eq!((woken(&count), woken(&other)), (49, 0));
         let slots = r.waiters().slots.len();
-        r.waiters().wait(&mut keys[7], Bits::READ, &waker);
+        assert!(r.waiters().wait(&mut keys[7], Bits::READ, &waker).is_none());
         assert_eq!(r.waiters().slots.len(), slots);
+        assert!(r.waiters().was_woken(keys[8]) && !r.waiters().was_woken(keys[7]) && !r.waiters().was_woken(writer));
         for key in keys.iter_mut().chain([&mut writer]) {
-            r.waiters().leave(key);
+            let _ = r.waiters().leave(key);
         }
         assert_eq!(r.waiters().slots.capacity(), 0);
     }
@@ -327,6 +367,9 @@ mod tests {
     fn bits_become_tokios() {
         assert_eq!(Bits::of(Interest::READABLE).to_ready(), Ready::READABLE | Ready::READ_CLOSED);
         assert_eq!(Bits::of(Interest::WRITABLE).to_ready(), Ready::WRITABLE | Ready::WRITE_CLOSED);
+        assert_eq!(Bits::of(Interest::PRIORITY).to_ready(), Ready::READ_CLOSED);
+        assert_eq!(Bits::direction(Interest::ERROR), Bits::ERROR);
+        assert_eq!(Bits::direction(Interest::READABLE | Interest::WRITABLE), Bits::NONE);
         assert_eq!(Bits::NONE.to_ready(), Ready::EMPTY);
     }
 }

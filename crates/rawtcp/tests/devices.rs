@@ -12,7 +12,7 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 
 /// A link over a pair of datagram sockets, which take about ten packets before they are full.
 #[derive(Debug)]
@@ -219,6 +219,108 @@ async fn an_in_memory_link_in_virtual_time() {
     assert_eq!(error.unwrap_err().kind(), ErrorKind::TimedOut);
 }
 
+/// A RST and the SYN of the next connection from the same port, in one batch: the SYN finds no ended connection in its
+/// way, behind which it would have to be sent again.
+#[tokio::test(start_paused = true)]
+async fn a_connection_may_follow_a_reset_at_once() {
+    let (a, b) = mem::pair(mem::MemConfig::default());
+    let (one, two) = stacks(Arc::new(a), Arc::new(b));
+    let listener = two.bind("10.0.0.2:80").await.unwrap();
+    let from = || {
+        let socket = one.socket_v4();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind("10.0.0.1:4000".parse().unwrap()).unwrap();
+        socket
+    };
+    let to = "10.0.0.2:80".parse().unwrap();
+    let before = tokio::time::Instant::now();
+    for _ in 0..3 {
+        let (client, accepted) = tokio::join!(from().connect(to), listener.accept());
+        let (client, accepted) = (client.unwrap(), accepted.unwrap().0);
+        client.set_zero_linger().unwrap();
+        drop(client);
+        // Nothing has been taken from the link yet.
+        let (again, accepted_again) = tokio::join!(from().connect(to), listener.accept());
+        drop((again.unwrap(), accepted_again.unwrap(), accepted));
+        // Out of TIME-WAIT, too.
+        tokio::time::sleep(Duration::from_secs(120)).await;
+    }
+    assert!(before.elapsed() < Duration::from_secs(361), "{:?}", before.elapsed());
+}
+
+/// A device that always has more packets.
+#[derive(Debug)]
+struct Flood {
+    /// One of a pair; what the other one sent makes it readable for ever.
+    socket: UnixDatagram,
+    batches: AtomicUsize,
+}
+
+impl PacketIo for Flood {
+    fn name(&self) -> &str {
+        "flood"
+    }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { mtu: 1500, max_segmentable: 0, tx_checksum: false, max_batch: 64 }
+    }
+    fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
+        batch.clear();
+        // A segment to 10.0.0.1:80 whose checksum is wrong.
+        let mut packet = [0; 40];
+        packet[..4].copy_from_slice(&[0x45, 0, 0, 40]);
+        packet[8..10].copy_from_slice(&[64, 6]);
+        packet[12..20].copy_from_slice(&[10, 9, 9, 9, 10, 0, 0, 1]);
+        packet[20..24].copy_from_slice(&[4, 0, 0, 80]);
+        packet[32..36].copy_from_slice(&[0x50, 2, 255, 255]);
+        while batch.push(RxMeta::IP, &packet) {}
+        self.batches.fetch_add(1, Ordering::SeqCst);
+        Ok(Drained::Maybe)
+    }
+    fn send(&self, packets: &[TxPacket<'_>]) -> (usize, Option<SendError>) {
+        (packets.len(), None)
+    }
+    fn ready_source(&self) -> ReadySource<'_> {
+        ReadySource::Fd(self.socket.as_fd())
+    }
+    fn drops(&self) -> u64 {
+        0
+    }
+    fn set_ports(&self, _ports: &PortSet) -> io::Result<()> {
+        Ok(())
+    }
+    fn recv_queue_bytes(&self) -> usize {
+        8 << 20
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_packets_lets_other_tasks_run() {
+    const TURNS: usize = 500;
+    let (socket, other) = UnixDatagram::pair().unwrap();
+    other.send(b"x").unwrap();
+    let flood = Arc::new(Flood { socket, batches: AtomicUsize::new(0) });
+    let device = Device::Own { io: flood.clone(), addresses: vec![[10, 0, 0, 1].into()] };
+    let stack = Stack::builder().device(device).exit_drain(Duration::ZERO).build().unwrap();
+    let _listener = stack.bind("10.0.0.1:80").await.unwrap();
+    let start = flood.batches.load(Ordering::SeqCst);
+    let counts = flood.clone();
+    let other = tokio::spawn(async move {
+        let mut most = 0;
+        for _ in 0..TURNS {
+            let before = counts.batches.load(Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            most = most.max(counts.batches.load(Ordering::SeqCst) - before);
+        }
+        most
+    });
+    let most = other.await.unwrap();
+    // 8 rounds make a turn.
+    assert!(most <= 8, "{most} batches of 64 packets between two turns of another task");
+    let batches = flood.batches.load(Ordering::SeqCst) - start;
+    assert!(batches > TURNS / 2, "only {batches} batches: no flood");
+    assert!(stack.stats().drops(rawtcp::DropReason::Checksum) as usize >= 64 * (batches - 8));
+}
+
 /// Waits until a stack has so many connections.
 async fn until_connections(stack: &Stack, n: usize) {
     let all = async {
@@ -244,10 +346,10 @@ async fn a_connection_whose_reset_waited_for_the_device_is_gone_after_it() {
     drop(z);
     assert_eq!(a.busy.load(Ordering::SeqCst), 0);
     until_connections(&one, 1).await;
-    w.readable().await.unwrap();
+    w.ready(Interest::ERROR).await.unwrap();
     assert_eq!(w.try_read(&mut [0; 9]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     let mut got = [0; 4];
-    y.readable().await.unwrap();
+    assert_eq!(y.peek(&mut got).await.unwrap(), 4);
     assert_eq!((y.try_read(&mut got).unwrap(), &got), (4, b"kept"));
 }
 

@@ -20,7 +20,10 @@ async fn pair_at(stack: &Stack, addr: &str) -> (TcpStream, TcpStream) {
     let listener = stack.bind(addr).await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (client, accepted) = tokio::join!(stack.connect(addr), listener.accept());
-    (client.unwrap(), accepted.unwrap().0)
+    let (client, server) = (client.unwrap(), accepted.unwrap().0);
+    // An accepted stream is taken for readable until a look finds nothing.
+    assert_eq!(server.try_read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    (client, server)
 }
 
 /// Fails a test that hangs, instead of the whole run.
@@ -117,7 +120,7 @@ async fn drop_with_unread_data_resets_and_the_reset_is_reported_once() {
     let (mut a, mut b) = pair(&stack).await;
     soon(async {
         a.write_all(b"unread").await.unwrap();
-        b.readable().await.unwrap();
+        assert_eq!(b.peek(&mut [0]).await.unwrap(), 1);
         drop(b);
         let error = a.read(&mut [0; 1]).await.unwrap_err();
         assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::ConnectionReset, Some(104)));
@@ -295,7 +298,7 @@ async fn readable_after_reading_exactly_what_was_there() {
     soon(async {
         a.writable().await.unwrap();
         assert_eq!(a.try_write(b"ping").unwrap(), 4);
-        b.readable().await.unwrap();
+        assert_eq!(b.peek(&mut [0; 4]).await.unwrap(), 4);
         let mut buf = [0; 4];
         assert_eq!(b.read(&mut buf).await.unwrap(), 4);
         // The buffer was filled, so nobody knows yet that nothing is left.
@@ -458,6 +461,31 @@ fn what_was_written_outlives_the_runtime() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut stream = stack().connect(addr).await.unwrap();
+        stream.write_all(&data).await.unwrap();
+    });
+    drop(runtime);
+    let got = other.block_on(soon(reader)).unwrap().unwrap();
+    assert!(got == data, "{} bytes", got.len());
+}
+
+/// A peer whose program does not read for a while is not a dead one: zero-window probes are all that happens meanwhile.
+#[test]
+fn what_was_written_waits_for_a_peer_that_reads_later() {
+    let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = other.block_on(async { stack().bind("127.0.0.1:0").await.unwrap() });
+    let addr = listener.local_addr().unwrap();
+    let reader = other.spawn(async move {
+        let (mut stream, _) = listener.accept().await?;
+        tokio::time::sleep(Duration::from_millis(3500)).await;
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).await?;
+        io::Result::Ok(got)
+    });
+    let data = pattern(900_000, 4);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let stack = Stack::builder().device(Device::Loopback).exit_drain(Duration::from_secs(15)).build().unwrap();
+        let mut stream = stack.connect(addr).await.unwrap();
         stream.write_all(&data).await.unwrap();
     });
     drop(runtime);

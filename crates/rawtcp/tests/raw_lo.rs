@@ -134,7 +134,7 @@ async fn refused_reset_and_end() {
 
         let (ours, mut theirs) = kernel_to_ours(addr).await;
         theirs.write_all(b"unread").await.unwrap();
-        ours.readable().await.unwrap();
+        assert_eq!(ours.peek(&mut [0]).await.unwrap(), 1);
         drop(ours);
         assert_eq!(soon(theirs.read(&mut [0])).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
 

@@ -290,6 +290,14 @@ impl<C, L> Stack<C, L> {
         self.table.insert(tuple, Entry::Conn(connection));
     }
 
+    /// The connection of a four-tuple, if it is one by now and not a record.
+    pub fn connection(&self, tuple: &FourTuple) -> Option<&C> {
+        match self.table.get(tuple) {
+            Some(Entry::Conn(connection)) => Some(connection),
+            _ => None,
+        }
+    }
+
     /// Takes a connection out of the table. Half-open and TIME-WAIT records stay.
     pub fn remove(&mut self, tuple: &FourTuple) -> Option<C> {
         if !matches!(self.table.get(tuple), Some(Entry::Conn(_))) {

@@ -3,6 +3,7 @@
 use super::TcpStream;
 use crate::conn_cell::ConnCell;
 use crate::listener_cell::ListenerCell;
+use crate::readiness::Bits;
 use crate::sync::{Arc, Mutex, lock};
 use crate::{ambient, error, stack};
 use std::fmt;
@@ -41,6 +42,8 @@ impl TcpListener {
 
     fn stream(&self, cell: Arc<ConnCell>) -> (TcpStream, SocketAddr) {
         let mapped = self.cell.local().is_ipv6() && cell.tuple().local.is_ipv4();
+        // As tokio: an accepted stream is taken for readable until a look finds nothing.
+        cell.lock().readiness.assume(Bits::READABLE);
         let stream = TcpStream::new(cell, mapped);
         let peer = stream.peer();
         (stream, peer)
@@ -87,7 +90,7 @@ impl fmt::Debug for TcpListener {
 
 impl Drop for TcpListener {
     fn drop(&mut self) {
-        self.cell.forget_poll(&mut lock(&self.polled));
+        self.cell.stop_waiting(&mut lock(&self.polled));
         self.cell.close(false);
     }
 }

@@ -130,7 +130,7 @@ impl AsyncRead for ReadHalf<'_> {
 
 impl AsyncWrite for WriteHalf<'_> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.cell().poll_write(cx, &[IoSlice::new(buf)])
+        self.0.cell().poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -138,7 +138,7 @@ impl AsyncWrite for WriteHalf<'_> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.cell().poll_write(cx, bufs)
+        self.0.cell().poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -106,7 +106,7 @@ impl AsyncRead for OwnedReadHalf {
 
 impl AsyncWrite for OwnedWriteHalf {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.inner.cell().poll_write(cx, &[IoSlice::new(buf)])
+        self.inner.cell().poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -114,7 +114,7 @@ impl AsyncWrite for OwnedWriteHalf {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.inner.cell().poll_write(cx, bufs)
+        self.inner.cell().poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -69,8 +69,11 @@ impl TcpStream {
     }
 
     /// The peer's address.
+    ///
+    /// # Errors
+    /// `NotConnected` once the connection is over, as Linux has it: after a reset, and when both directions have ended.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.peer())
+        if self.cell.is_disconnected() { Err(error::os(error::ENOTCONN)) } else { Ok(self.peer()) }
     }
 
     /// The error of the connection that no call has reported yet (SO_ERROR); taking it clears it.
@@ -119,12 +122,12 @@ impl TcpStream {
     /// # Errors
     /// `WouldBlock` if the stream is not ready.
     pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.cell.try_read(&mut [IoSliceMut::new(buf)])
+        self.cell.try_read(buf)
     }
 
     /// As [`try_read`](Self::try_read), into several buffers.
     pub fn try_read_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        self.cell.try_read(bufs)
+        self.cell.try_read_vectored(bufs)
     }
 
     /// As [`try_read`](Self::try_read), into a growing buffer.
@@ -137,18 +140,18 @@ impl TcpStream {
     /// # Errors
     /// `WouldBlock` if the stream is not ready.
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-        self.cell.try_write(&[IoSlice::new(buf)])
+        self.cell.try_write(buf)
     }
 
     /// As [`try_write`](Self::try_write), from several buffers.
     pub fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.cell.try_write(bufs)
+        self.cell.try_write_vectored(bufs)
     }
 
     /// Runs `f` if the stream is ready; `f` says `WouldBlock` if it found it was not, which clears the
-    /// readiness.
+    /// readiness. As with tokio, several interests at once are never ready here.
     pub fn try_io<R>(&self, interest: Interest, f: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
-        self.cell.try_io(Bits::of(interest), f)
+        self.cell.try_io(Bits::direction(interest), f)
     }
 
     /// Runs `f` whenever the stream is ready, until it says something else than `WouldBlock`.
@@ -312,7 +315,7 @@ impl AsyncRead for TcpStream {
 
 impl AsyncWrite for TcpStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.cell.poll_write(cx, &[IoSlice::new(buf)])
+        self.cell.poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -320,7 +323,7 @@ impl AsyncWrite for TcpStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.cell.poll_write(cx, bufs)
+        self.cell.poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -3,11 +3,10 @@
 
 pub(crate) use rawtcp::net;
 
-/// Whether a stream may show as readable before anything came.
-const FRESH_SHOWS_READABLE: bool = false;
-
 #[path = "auto_traits.rs"]
 pub(crate) mod auto_traits;
+#[path = "edges.rs"]
+mod edges;
 #[path = "semantics.rs"]
 mod semantics;
 #[path = "sockets.rs"]

@@ -25,8 +25,8 @@ async fn pair_at(addr: &str) -> (TcpStream, TcpStream) {
     let addr = listener.local_addr().unwrap();
     let (client, accepted) = soon(async { tokio::join!(TcpStream::connect(addr), listener.accept()) }).await;
     let (client, server) = (client.unwrap(), accepted.unwrap().0);
-    // tokio takes an accepted stream for readable until a look finds nothing (ours does not, see `sticky`). An event
-    // that comes during the look keeps the readiness: then once more.
+    // An accepted stream is taken for readable until a look finds nothing (see `sticky`). An event that comes during
+    // the look keeps the readiness: then once more.
     for stream in [&client, &server] {
         while futures::poll!(pin!(stream.readable())).is_ready() {
             assert_eq!(stream.try_read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);

@@ -2,10 +2,10 @@
 
 pub(crate) use tokio::net;
 
-const FRESH_SHOWS_READABLE: bool = true;
-
 #[path = "auto_traits.rs"]
 pub(crate) mod auto_traits;
+#[path = "edges.rs"]
+mod edges;
 #[path = "semantics.rs"]
 mod semantics;
 #[path = "sockets.rs"]
