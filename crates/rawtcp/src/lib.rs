@@ -55,6 +55,8 @@ mod error;
 mod host;
 mod integrations;
 mod listener_cell;
+#[cfg(rawtcp_models)]
+pub mod models;
 pub mod net;
 mod path_cache;
 mod ports;
