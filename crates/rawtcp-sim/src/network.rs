@@ -22,7 +22,7 @@ use std::net::IpAddr;
 
 /// Names a host of one network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HostId(usize);
+pub struct HostId(pub(crate) usize);
 
 impl HostId {
     /// Its number: hosts count from 0 in the order in which they were added.
@@ -381,7 +381,7 @@ impl Network {
 }
 
 /// Where an IP packet wants to go.
-fn destination(packet: &[u8]) -> Option<IpAddr> {
+pub(crate) fn destination(packet: &[u8]) -> Option<IpAddr> {
     match packet.first()? >> 4 {
         4 => Some(<[u8; 4]>::try_from(packet.get(16..20)?).ok()?.into()),
         6 => Some(<[u8; 16]>::try_from(packet.get(24..40)?).ok()?.into()),
