@@ -7,7 +7,9 @@ mod common;
 mod ecn;
 mod ending;
 mod errors;
+mod half_close;
 mod impaired;
+mod load;
 mod ownership;
 mod transfer;
 
@@ -28,6 +30,8 @@ fn main() -> ExitCode {
     tests.extend(ecn::tests());
     tests.extend(ownership::tests());
     tests.extend(churn::tests());
+    tests.extend(half_close::tests());
+    tests.extend(load::tests());
     tests.extend(ending::tests());
     run(tests)
 }
