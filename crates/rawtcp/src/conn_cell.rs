@@ -56,6 +56,8 @@ pub(crate) struct Inner {
     timer: Option<TimerKey>,
     /// The earliest deadline for which the alarm will ask.
     armed: Option<Instant>,
+    /// It was given up before the peer answered, which it may do yet.
+    gave_up: bool,
     /// It has a share of its port's guard, to be given back.
     pub(crate) holds_port: bool,
     granted: Grant,
@@ -66,7 +68,7 @@ pub(crate) struct Inner {
 /// How a connection leaves the table.
 #[derive(Debug)]
 enum Leave {
-    Closed { holds_port: bool },
+    Closed { holds_port: bool, gave_up: bool },
     TimeWait(TimeWait),
 }
 
@@ -114,6 +116,7 @@ impl ConnCell {
             broken: false,
             timer: None,
             armed: None,
+            gave_up: false,
             holds_port: true,
             granted,
             span,
@@ -234,7 +237,10 @@ impl ConnCell {
     fn prepare_leave(&self, inner: &mut Inner, now: Instant, after: &mut After) {
         let leave = match inner.conn.time_wait(now) {
             Some(record) => Some(Leave::TimeWait(record)),
-            None => inner.conn.is_closed().then_some(Leave::Closed { holds_port: inner.holds_port }),
+            None => {
+                let &mut Inner { holds_port, gave_up, .. } = inner;
+                inner.conn.is_closed().then_some(Leave::Closed { holds_port, gave_up })
+            }
         };
         if let Some(leave) = leave {
             inner.detached = true;
@@ -269,7 +275,12 @@ impl ConnCell {
     pub(crate) fn leave(&self, after: &mut After) {
         let Some((leave, granted)) = after.leave.take() else { return };
         match leave {
-            Leave::Closed { holds_port } => self.host.on_closed(self, holds_port),
+            Leave::Closed { holds_port, gave_up } => {
+                if gave_up {
+                    self.host.ports.avoid(self.host.clock.now(), self.tuple);
+                }
+                self.host.on_closed(self, holds_port);
+            }
             Leave::TimeWait(record) => after.kick |= self.host.on_time_wait(self, record),
         }
         self.host.budget.release(granted);
@@ -327,6 +338,7 @@ impl ConnCell {
     /// of a process: FIN behind what was written, or RST if there is unread data or linger is zero.
     pub(crate) fn let_go(self: &Arc<Self>) {
         let unused = self.with(|inner, now| {
+            inner.gave_up |= inner.conn.state() == State::SynSent;
             match inner.linger {
                 _ if inner.conn.is_orphan() => {}
                 Some(linger) if linger.is_zero() => inner.conn.abort(now),

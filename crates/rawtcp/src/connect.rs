@@ -105,7 +105,7 @@ impl Host {
                 local.set_port(hold.local().port());
                 self.ports.connect_bound(local, claim)
             }
-            None => self.ports.connect(&self.devices, source, remote, claim),
+            None => self.ports.connect(&self.devices, now, source, remote, claim),
         };
         let cell = cell.inspect_err(|_| self.budget.release(granted))?;
         count(&self.counters.connects, 1);

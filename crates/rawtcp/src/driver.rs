@@ -292,9 +292,9 @@ impl Driver {
                 break;
             }
         }
-        // Others get their turn before the next rounds.
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        // Others get their turn before the next rounds, and so do the runtime's timers and reactor: woken at once, this
+        // task would run sixty times before those are looked at.
+        std::pin::pin!(tokio::task::yield_now()).poll(cx)
     }
 }
 

@@ -4,12 +4,15 @@
 //! and TIME-WAIT record on it is gone; guards of client ports rest in a bounded pool after that. At most
 //! one guard covers an address and port, so that whoever leaves needs only its address to find it.
 
+mod avoided;
+
 use crate::device::{Devices, Reservation};
 use crate::error;
 use crate::sync::{Mutex, MutexGuard, lock};
+use avoided::Avoided;
 use rawtcp_io::PortSet;
-use rawtcp_proto::FourTuple;
 use rawtcp_proto::stack::PortChooser;
+use rawtcp_proto::{FourTuple, Instant};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -83,6 +86,7 @@ struct Inner {
     clients: HashMap<SocketAddr, Vec<u16>>,
     idle: VecDeque<SocketAddr>,
     chooser: PortChooser,
+    avoided: Avoided,
     /// Guards on each port, whatever their address.
     on_port: HashMap<u16, usize>,
     filter: PortSet,
@@ -121,6 +125,7 @@ impl Ports {
             clients: HashMap::new(),
             idle: VecDeque::new(),
             chooser: PortChooser::new(seed),
+            avoided: Avoided::default(),
             on_port: HashMap::new(),
             filter: PortSet::new(),
             stale: 0,
@@ -250,6 +255,7 @@ impl Ports {
     pub(crate) fn connect<R>(
         &self,
         devices: &Devices,
+        now: Instant,
         source: SocketAddr,
         remote: SocketAddr,
         mut claim: impl FnMut(SocketAddr) -> Option<(R, bool)>,
@@ -260,6 +266,7 @@ impl Ports {
             inner.limit = guard_limit();
         }
         let source = with_port(source, 0);
+        inner.avoided.expire(now);
         if let Some(result) = inner.share(source, remote, MAX_TRIES, &mut claim) {
             return Ok(result);
         }
@@ -305,6 +312,11 @@ impl Ports {
 }
 
 impl Ports {
+    /// A connect was given up: its four-tuple is left alone for a while.
+    pub(crate) fn avoid(&self, now: Instant, tuple: FourTuple) {
+        self.lock().avoided.add(now, tuple);
+    }
+
     /// The stack has ended: the kernel answers for all ports again.
     pub(crate) fn abandon(&self) {
         let mut inner = self.lock();
@@ -405,7 +417,8 @@ impl Inner {
         let (mut claimed, mut tries) = (None, 0);
         let port = self.chooser.choose_from(source.ip(), remote, ports, |port| {
             tries += 1;
-            claimed = claim(with_port(source, port));
+            let local = with_port(source, port);
+            claimed = if self.avoided.has(&FourTuple::new(local, remote)) { None } else { claim(local) };
             claimed.is_some() || tries == most
         })?;
         let (result, took_over) = claimed?;

@@ -174,8 +174,8 @@ async fn receive(mut from: TcpStream, tally: Rc<Tally>) -> u64 {
     loop {
         let room = 1 + tally.chance.below(buf.len());
         match READS[tally.chance.below(READS.len())] {
-            name @ "read" => match tally.race(name, from.read(&mut buf[..room])).await {
-                Some(n) => {
+            name @ "read" => {
+                if let Some(n) = tally.race(name, from.read(&mut buf[..room])).await {
                     let n = n.unwrap();
                     if n == 0 {
                         return at;
@@ -183,16 +183,14 @@ async fn receive(mut from: TcpStream, tally: Rc<Tally>) -> u64 {
                     check(at, &buf[..n]);
                     at += n as u64;
                 }
-                None => {}
-            },
-            name @ "read_chunk" => match tally.race(name, from.read_chunk(room)).await {
-                Some(chunk) => {
+            }
+            name @ "read_chunk" => {
+                if let Some(chunk) = tally.race(name, from.read_chunk(room)).await {
                     let Some(chunk) = chunk.unwrap() else { return at };
                     check(at, &chunk);
                     at += chunk.len() as u64;
                 }
-                None => {}
-            },
+            }
             name @ "peek" => {
                 if let Some(n) = tally.race(name, from.peek(&mut buf[..room])).await {
                     check(at, &buf[..n.unwrap()]);

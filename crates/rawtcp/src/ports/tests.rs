@@ -1,3 +1,4 @@
+use super::avoided::{AVOID, MAX_AVOIDED};
 use super::*;
 use crate::device::Device;
 use crate::sync::Arc;
@@ -188,8 +189,9 @@ fn connects_share_ports_and_leave_them_to_rest() {
     let source = addr("10.0.0.1:0");
     let taken = std::cell::RefCell::new(std::collections::HashSet::new());
     let connect = |peer: SocketAddr| {
-        ports
-            .connect(&devices, source, peer, |local| taken.borrow_mut().insert((local, peer)).then_some((local, false)))
+        ports.connect(&devices, Instant::ZERO, source, peer, |local| {
+            taken.borrow_mut().insert((local, peer)).then_some((local, false))
+        })
     };
     let peers: Vec<_> = (1..=20).map(|port| SocketAddr::from(([10, 9, 9, 9], port))).collect();
     let mut locals = Vec::new();
@@ -204,7 +206,7 @@ fn connects_share_ports_and_leave_them_to_rest() {
     ports.listen(&devices, locals[0], false).unwrap();
     ports.unlisten(&devices, locals[0]);
     // A TIME-WAIT record's place is taken over with its share of the guard.
-    let local = ports.connect(&devices, source, peers[0], |local| Some((local, false))).unwrap();
+    let local = ports.connect(&devices, Instant::ZERO, source, peers[0], |local| Some((local, false))).unwrap();
     ports.release(&devices, local);
     assert!(ports.has_no_users());
 }
@@ -217,7 +219,7 @@ fn idle_guards_are_bounded() {
     let mut locals = Vec::new();
     for _ in 0..200 {
         let claim = |local| used.insert(local).then_some((local, false));
-        locals.push(ports.connect(&devices, addr("10.0.0.2:0"), peer, claim).unwrap());
+        locals.push(ports.connect(&devices, Instant::ZERO, addr("10.0.0.2:0"), peer, claim).unwrap());
     }
     assert_eq!(ports.len(), 200);
     locals.iter().for_each(|local| ports.release(&devices, *local));
@@ -233,7 +235,7 @@ fn a_connect_looks_at_a_bounded_number_of_ports_unless_there_is_no_other() {
     let mut connect = |free: &[SocketAddr]| {
         free.iter().for_each(|local| assert!(used.remove(local)));
         let mut here = 0;
-        let local = ports.connect(&devices, source, peer, |local| {
+        let local = ports.connect(&devices, Instant::ZERO, source, peer, |local| {
             here += 1;
             used.insert(local).then_some((local, false))
         });
@@ -247,4 +249,28 @@ fn a_connect_looks_at_a_bounded_number_of_ports_unless_there_is_no_other() {
     assert_eq!(connect(&[]).0.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
     ports.release(&devices, locals[700]);
     assert_eq!(connect(&[locals[700]]).0.unwrap(), locals[700]);
+}
+
+#[test]
+fn a_four_tuple_that_was_given_up_is_not_taken_again_at_once() {
+    let (ports, devices) = (Ports::new(&[1; 32]), devices());
+    let (source, peer) = (addr("10.0.0.1:0"), addr("10.9.9.9:1"));
+    let start = Instant::from_secs(100);
+    let connect = |now, peer| {
+        let local = ports.connect(&devices, now, source, peer, |local| Some((local, false))).unwrap();
+        ports.release(&devices, local);
+        local
+    };
+    let first = connect(start, peer);
+    ports.avoid(start, FourTuple::new(first, peer));
+    // To other peers, and when the time is over, it is as good as any.
+    assert_eq!(connect(start, addr("10.9.9.9:2")), first);
+    let second = connect(start + AVOID - std::time::Duration::from_millis(1), peer);
+    assert_ne!(second, first);
+    assert!([first, second].contains(&connect(start + AVOID, peer)));
+    assert_eq!(ports.len(), 2);
+    // The memory is bounded.
+    (0..2 * MAX_AVOIDED as u16)
+        .for_each(|port| ports.avoid(start, FourTuple::new(first, addr(&format!("10.9.9.9:{port}")))));
+    assert_eq!(ports.lock().avoided.len(), MAX_AVOIDED);
 }

@@ -242,6 +242,24 @@ async fn several_interests_at_once() {
 }
 
 #[tokio::test]
+async fn a_connect_that_is_given_up_does_not_hold_up_the_next() {
+    if skip() {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    // A SYN that has to come again takes a second.
+    soon(async {
+        for _ in 0..50 {
+            assert!(futures::poll!(pin!(TcpStream::connect(addr))).is_pending());
+            TcpStream::connect(addr).await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn try_read_buf_takes_the_room_that_is_there() {
     if skip() {
         return;
