@@ -1,6 +1,9 @@
-//! 16 MiB each way, byte-exact, over links that lose, reorder, duplicate and corrupt.
+//! 16 MiB each way, byte-exact, over links that lose, reorder, duplicate and corrupt; `RAWTCP_IMPAIRED_MIB` in the
+//! environment sets another size.
 
-use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, kernel_listener, receive, send, soon, stack};
+use crate::common::{
+    Outcome, PATIENCE, addr, assert_kernel_sent_no_reset, kernel_listener, receive, send, soon, stack,
+};
 use crate::tests;
 use rawtcp_lab::emulator::EmulatorConfig;
 use rawtcp_lab::topology::{Emulated, SERVER_V4, SERVER_V6};
@@ -22,7 +25,20 @@ tests!(
     all_together_v6,
 );
 
-const SIZE: u64 = 16 << 20;
+/// Bytes in each direction.
+fn size() -> u64 {
+    let wanted = std::env::var("RAWTCP_IMPAIRED_MIB").ok().map(|text| text.parse::<u64>());
+    wanted.map_or(16, |mib| mib.expect("RAWTCP_IMPAIRED_MIB is a number")) << 20
+}
+
+/// A direction's patience: that of a single wait, for each 16 MiB.
+async fn in_time<F: Future>(what: &str, size: u64, future: F) -> F::Output {
+    let patience = PATIENCE * size.div_ceil(16 << 20) as u32;
+    match tokio::time::timeout(patience, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: not done in {patience:?}"),
+    }
+}
 
 fn link() -> LinkConfig {
     LinkConfig::default().with_delay(Duration::from_millis(10))
@@ -44,16 +60,17 @@ fn corrupting(link: LinkConfig) -> LinkConfig {
     link.with_corrupt(0.001)
 }
 
-/// Our client and a kernel server: `SIZE` bytes up, then as many down, then both close.
+/// Our client and a kernel server: so many bytes up, then as many down, then both close.
 fn transfer(ip: IpAddr, link: LinkConfig) -> Outcome {
+    let size = size();
     let net = Emulated::new(EmulatorConfig::symmetric(link, 20_261_122))?;
     let (ready, is_ready) = std::sync::mpsc::channel();
     let server = net.server.spawn_tokio(move || async move {
         let listener = kernel_listener(addr(ip, 4100)).await?;
         ready.send(())?;
         let (mut stream, _) = soon("accept", listener.accept()).await?;
-        assert_eq!(soon("upload", receive(&mut stream)).await?, SIZE);
-        soon("download", send(&mut stream, SIZE)).await?;
+        assert_eq!(in_time("upload", size, receive(&mut stream)).await?, size);
+        in_time("download", size, send(&mut stream, size)).await?;
         stream.shutdown().await?;
         Outcome::Ok(())
     });
@@ -61,9 +78,9 @@ fn transfer(ip: IpAddr, link: LinkConfig) -> Outcome {
     let client = net.client.spawn_tokio(move || async move {
         let stack = stack()?;
         let mut stream = stack.connect(addr(ip, 4100)).await?;
-        soon("upload", send(&mut stream, SIZE)).await?;
+        in_time("upload", size, send(&mut stream, size)).await?;
         stream.shutdown().await?;
-        assert_eq!(soon("download", receive(&mut stream)).await?, SIZE);
+        assert_eq!(in_time("download", size, receive(&mut stream)).await?, size);
         drop(stream);
         assert_kernel_sent_no_reset()?;
         stack.close().await;

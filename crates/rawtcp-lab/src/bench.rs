@@ -1,18 +1,19 @@
 //! Benchmarks against the kernel's TCP: the same program on both, in turns, so that only ratios count.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use rawtcp_lab::netns::Namespace;
-use rawtcp_lab::topology::{INTERFACE, Pair};
+use rawtcp_lab::topology::{INTERFACE, Pair, SERVER_V4};
 use serde::Serialize;
 
 use crate::measure::cpu::Machine;
-use crate::measure::end::{End, Launch};
+use crate::measure::end::{self, End, Launch};
+use crate::measure::progress::Progress;
 use crate::measure::stats::{Summary, short};
 use crate::measure::{Metrics, cpu, drops, merge, svg};
 use crate::role::{Job, Work};
@@ -42,7 +43,8 @@ pub(crate) struct Bench {
     /// Length of one run.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// Our devices, as `RAWTCP_DEVICE` names them, comma-separated. Default: the stack's own choice.
+    /// Our devices, as `RAWTCP_DEVICE` names them, comma-separated; `memory` is a link in memory between two stacks of one
+    /// process.
     #[arg(long, value_delimiter = ',', default_value = "raw")]
     device: Vec<String>,
     /// Who sends to whom, comma-separated.
@@ -75,6 +77,9 @@ pub(crate) struct Bench {
     /// Idle connections of the workload `idle`, comma-separated.
     #[arg(long, value_delimiter = ',', default_values_t = [10_000, 100_000])]
     connections: Vec<usize>,
+    /// Connections of the workload `scale`, comma-separated.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 100_000, 1_000_000])]
+    scale: Vec<usize>,
     /// A command in front of our processes, such as `perf record -g -o /tmp/perf.data`.
     #[arg(long)]
     wrap: Option<String>,
@@ -101,6 +106,8 @@ enum Workload {
     Idle,
     /// Bulk on the raw device against bare `sendmmsg`.
     Limit,
+    /// Up to a million connections that do nothing, both ends in one process, and a busy one.
+    Scale,
 }
 
 /// Where ours is.
@@ -276,6 +283,8 @@ impl Place {
             }
             Path::Lo => {
                 let host = Namespace::new("host")?;
+                // The kernel's ends meet where ours on a link in memory do.
+                host.add_address("lo", SERVER_V4, 32)?;
                 Self { client: host.clone(), server: host }
             }
         };
@@ -310,33 +319,13 @@ impl Place {
         let backlog = drops::backlog();
         let mut metrics = match setup.in_one_process {
             true => self.run_together(setup, launch, length)?,
-            false => self.run_apart(setup, launch, length)?,
+            false => end::pair([&self.client, &self.server], [&setup.client, &setup.server], launch, length)?,
         };
+        derive(&mut metrics);
         for ((name, host), before) in [("client.", &self.client), ("server.", &self.server)].into_iter().zip(before) {
             merge(&mut metrics, name, &drops::difference(&drops::count(host)?, &before));
         }
         metrics.insert("drop.backlog".into(), drops::backlog() - backlog);
-        Ok(metrics)
-    }
-
-    fn run_apart(&self, setup: &Setup, launch: &Launch, length: Duration) -> io::Result<Metrics> {
-        let mut server = End::start(&self.server, "server", &setup.server, launch)?;
-        server.wait_ready()?;
-        let mut client = End::start(&self.client, "client", &setup.client, launch)?;
-        client.wait_ready()?;
-        let (machine, start) = (Machine::now()?, Instant::now());
-        client.go()?;
-        let client_says = client.result(length)?;
-        // A server that has no end of its own comes to it; to the others it is no news.
-        server.go().ok();
-        let server_says = server.result(Duration::ZERO)?;
-        let mut metrics = Metrics::new();
-        machine_cost(&mut metrics, machine, start)?;
-        merge(&mut metrics, "client.", &client_says);
-        merge(&mut metrics, "server.", &server_says);
-        client.finish()?;
-        server.finish()?;
-        derive(&mut metrics);
         Ok(metrics)
     }
 
@@ -348,19 +337,10 @@ impl Place {
         let (machine, start) = (Machine::now()?, Instant::now());
         both.go()?;
         let mut metrics = both.result(length)?;
-        machine_cost(&mut metrics, machine, start)?;
+        end::machine_cost(&mut metrics, machine, start)?;
         both.finish()?;
-        derive(&mut metrics);
         Ok(metrics)
     }
-}
-
-fn machine_cost(metrics: &mut Metrics, before: Machine, start: Instant) -> io::Result<()> {
-    let spent = Machine::now()?.since(before);
-    metrics.insert("machine_cpu_s".into(), spent.busy);
-    metrics.insert("machine_stolen_s".into(), spent.stolen);
-    metrics.insert("wall_s".into(), start.elapsed().as_secs_f64());
-    Ok(())
 }
 
 /// What follows from what both ends said.
@@ -368,7 +348,9 @@ fn derive(metrics: &mut Metrics) {
     let get = |name: &str| metrics.get(name).copied();
     let bytes = get("server.bytes").or_else(|| get("client.bytes"));
     let machine = get("machine_cpu_s");
+    let memory = [get("client.bytes_each"), get("server.bytes_each"), get("client.slab_each")];
     let derived = [
+        ("memory_each", memory.into_iter().sum::<Option<f64>>()),
         ("gbit_s", get("server.gbit_s").or_else(|| get("client.gbit_s"))),
         ("cpu_s_per_gb", machine.zip(bytes).map(|(machine, bytes)| machine / (bytes / 1e9))),
         ("cpu_us_per_exchange", machine.zip(get("client.exchanges")).map(|(m, n)| m * 1e6 / n)),
@@ -377,38 +359,6 @@ fn derive(metrics: &mut Metrics) {
     for (name, value) in derived {
         if let Some(value) = value {
             metrics.insert(name.to_owned(), value);
-        }
-    }
-}
-
-/// How far it is.
-struct Progress {
-    done: usize,
-    total: usize,
-    start: Instant,
-}
-
-impl Progress {
-    fn new(total: usize) -> Self {
-        Self { done: 0, total, start: Instant::now() }
-    }
-
-    /// A run begins.
-    fn step(&mut self, what: &str) {
-        self.done += 1;
-        let seconds = self.start.elapsed().as_secs();
-        let text = format!("[{}/{}, {seconds} s] {what}", self.done, self.total);
-        if io::stderr().is_terminal() {
-            eprint!("\r\x1b[K{text}");
-            io::stderr().flush().ok();
-        } else {
-            eprintln!("{text}");
-        }
-    }
-
-    fn clear(&self) {
-        if io::stderr().is_terminal() {
-            eprint!("\r\x1b[K");
         }
     }
 }

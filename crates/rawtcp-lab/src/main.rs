@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod goodput;
 mod measure;
 mod role;
 
@@ -32,6 +33,7 @@ enum Subcommands {
     /// Show it at work: an HTTP server on rawtcp in one namespace, kernel clients in another, a short report.
     Demo,
     Bench(Box<bench::Bench>),
+    Goodput(Box<goodput::Goodput>),
     /// One end of an experiment, led by its parent process.
     #[command(hide = true)]
     Role,
@@ -103,6 +105,7 @@ fn main() -> ExitCode {
     let result = netns::enter().and_then(|_| match cli.command {
         Subcommands::Demo => demo::run(),
         Subcommands::Bench(options) => options.run(),
+        Subcommands::Goodput(options) => options.run(),
         Subcommands::Emulate(options) => options.run(),
         Subcommands::Role => Ok(role::play()),
     });

@@ -5,6 +5,7 @@ pub(crate) mod cpu;
 pub(crate) mod drops;
 pub(crate) mod end;
 pub(crate) mod net;
+pub(crate) mod progress;
 pub(crate) mod stats;
 pub(crate) mod svg;
 

@@ -1,11 +1,15 @@
 //! What a process at one end of an experiment does. Its parent is another process of this program.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
 
+use rawtcp::{Device, Stack};
+use rawtcp_io::mem::{self, MemConfig, MemDevice};
+use rawtcp_lab::topology::{CLIENT_V4, SERVER_V4};
 use serde::{Deserialize, Serialize};
 
 use crate::bench::{bulk, connect, idle, limit, rr};
@@ -70,9 +74,12 @@ impl Work {
     }
 }
 
+/// The name by which the laboratory knows a link in memory, MTU 1500, with a stack at each end.
+pub(crate) const MEMORY: &str = "memory";
+
 /// Does what the parent process says.
 pub(crate) fn play() -> ExitCode {
-    let word = match Control::stdio().and_then(|(job, control)| run(serde_json::from_str(&job)?, control)) {
+    let word = match Control::stdio().and_then(|(job, control)| run(serde_json::from_str(&job)?, control, None)) {
         Ok(metrics) => Word::Done(metrics),
         Err(error) => Word::Failed(error.to_string()),
     };
@@ -83,23 +90,30 @@ pub(crate) fn play() -> ExitCode {
     }
 }
 
-fn run(job: Job, control: Control) -> io::Result<Metrics> {
+/// The end of an in-memory link, and the address there.
+type Memory = (MemDevice, IpAddr);
+
+fn run(job: Job, control: Control, memory: Option<Memory>) -> io::Result<Metrics> {
     if let Some(processor) = job.processor {
         cpu::pin(processor)?;
     }
     match (&job.work, job.whose) {
         (Work::Both(pair), _) => both(pair.0.clone(), pair.1.clone(), control),
-        (_, Whose::Ours) => on_runtime::<Ours>(job, control),
-        (_, Whose::Kernel) => on_runtime::<Kernel>(job, control),
+        (_, Whose::Ours) => on_runtime::<Ours>(job, control, memory),
+        (_, Whose::Kernel) => on_runtime::<Kernel>(job, control, None),
     }
 }
 
-fn on_runtime<N: Net>(job: Job, control: Control) -> io::Result<Metrics> {
+fn on_runtime<N: Net>(job: Job, control: Control, memory: Option<Memory>) -> io::Result<Metrics> {
     let runtime = match job.workers {
         0 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
         workers => tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?,
     };
     runtime.block_on(async {
+        if let Some((device, address)) = memory {
+            let device = Device::Own { io: Arc::new(device), addresses: vec![address] };
+            Ours::use_stack(Stack::builder().device(device).build()?);
+        }
         let mut metrics = work::<N>(&job, control).await?;
         merge(&mut metrics, "drop.", &N::faults()?);
         Ok(metrics)
@@ -125,18 +139,25 @@ async fn work<N: Net>(job: &Job, mut control: Control) -> io::Result<Metrics> {
 
 /// Runs both ends here, each on a thread and a runtime of its own.
 fn both(server: Job, client: Job, control: Control) -> io::Result<Metrics> {
+    let mut ends = [None, None];
+    if std::env::var_os("RAWTCP_DEVICE").is_some_and(|device| device == MEMORY) {
+        let (ours, theirs) = mem::pair(MemConfig::default());
+        ends = [Some((ours, CLIENT_V4)), Some((theirs, SERVER_V4))];
+    }
+    let [client_end, server_end] = ends;
     let (ready, is_ready) = channel();
     let (leash, inner) = Control::inside(move || {
         ready.send(()).ok();
     });
-    let server = thread::Builder::new().name("server".into()).spawn(move || run(server, inner))?;
+    let server = thread::Builder::new().name("server".into()).spawn(move || run(server, inner, server_end))?;
+    let panicked = || io::Error::other("the server panicked");
     if is_ready.recv().is_err() {
-        let error = server.join().map_err(|_| io::Error::other("the server panicked"))?.err();
+        let error = server.join().map_err(|_| panicked())?.err();
         return Err(error.unwrap_or_else(|| io::Error::other("the server ended at once")));
     }
-    let client = run(client, control)?;
+    let client = run(client, control, client_end)?;
     leash.send("stop".to_owned()).ok();
-    let server = server.join().map_err(|_| io::Error::other("the server panicked"))??;
+    let server = server.join().map_err(|_| panicked())??;
     let mut metrics = Metrics::new();
     merge(&mut metrics, "client.", &client);
     merge(&mut metrics, "server.", &server);

@@ -45,7 +45,7 @@ fn behind(at: SocketAddr, number: u16) -> SocketAddr {
 }
 
 pub(crate) async fn hold<N: Net>(work: &Hold, congestion: &str, control: &mut Control) -> io::Result<Metrics> {
-    cpu::allow_descriptors(work.connections as u64 + 10_000)?;
+    cpu::allow_descriptors(work.connections as u64 + 10_000);
     control.ready();
     control.next().await;
     let mut metrics = Metrics::new();
@@ -125,7 +125,7 @@ async fn open<N: Net>(work: &Hold, congestion: &str) -> io::Result<Vec<N::Stream
 }
 
 pub(crate) async fn keep<N: Net>(work: &Keep, congestion: &str, control: &mut Control) -> io::Result<Metrics> {
-    cpu::allow_descriptors(work.connections as u64 + 10_000)?;
+    cpu::allow_descriptors(work.connections as u64 + 10_000);
     let listener = N::listen(work.at, congestion)?;
     let busy = tokio::spawn(drain::<N>(listener, work.chunk));
     let idle = Arc::new(Mutex::new(Vec::with_capacity(work.connections)));

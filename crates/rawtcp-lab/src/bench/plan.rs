@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{Api, Bench, Direction, Workload, bulk, connect, idle, limit, rr};
 use crate::measure::net::Whose;
-use crate::role::{Job, Work};
+use crate::role::{Job, MEMORY, Work};
 
 /// Offloads of the two interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -83,7 +83,16 @@ const IDLE: &[Figure] = &[
     figure("client's memory each", "client.bytes_each", "B", Better::Lower),
     figure("server's memory each", "server.bytes_each", "B", Better::Lower),
     figure("kernel's memory each", "client.slab_each", "B", Better::Lower),
+    figure("both ends, all told", "memory_each", "B", Better::Lower),
     figure("machine CPU, idle", "client.idle_machine_share", "cores", Better::Lower),
+    figure("opened", "client.open_per_s", "/s", Better::Higher),
+    figure("busy stream", "client.gbit_s", "Gbit/s", Better::Higher),
+    figure("of its speed alone", "client.kept", "×", Better::Higher),
+    figure("of its cost alone", "client.cost", "×", Better::Lower),
+];
+const SCALE: &[Figure] = &[
+    figure("memory of both ends each", "client.bytes_each", "B", Better::Lower),
+    figure("process CPU, idle", "client.idle_share", "cores", Better::Lower),
     figure("opened", "client.open_per_s", "/s", Better::Higher),
     figure("busy stream", "client.gbit_s", "Gbit/s", Better::Higher),
     figure("of its speed alone", "client.kept", "×", Better::Higher),
@@ -150,6 +159,11 @@ const IDLE_PORTS: u16 = 100;
 
 const WARM_UP: f64 = 0.2;
 
+/// Devices that stay inside a process.
+fn is_in_process(device: &str) -> bool {
+    matches!(device, "loopback" | MEMORY)
+}
+
 impl Bench {
     pub(super) fn plan(&self) -> io::Result<Vec<Group>> {
         let mut groups = Vec::new();
@@ -174,19 +188,27 @@ impl Bench {
                         Workload::Connect => groups.extend(self.connect(&conditions)),
                         Workload::Idle => groups.extend(self.idle(&conditions)),
                         Workload::Limit => groups.extend(self.limit(&conditions)),
+                        // On a link of its own, once.
+                        Workload::Scale => {}
                     }
                 }
             }
+        }
+        if self.workload.contains(&Workload::Scale) {
+            groups.push(self.scale());
         }
         Ok(groups)
     }
 
     /// Whether the path is inside a host: the device's or the caller's choice.
     fn path(&self, device: &str) -> Path {
-        if device == "loopback" { Path::Lo } else { self.path }
+        if is_in_process(device) { Path::Lo } else { self.path }
     }
 
     fn server(&self, device: &str, family: u8) -> io::Result<IpAddr> {
+        if device == MEMORY {
+            return Ok(SERVER_V4);
+        }
         match (self.path(device), family) {
             (Path::Veth, 4) => Ok(SERVER_V4),
             (Path::Veth, 6) => Ok(SERVER_V6),
@@ -210,7 +232,7 @@ impl Bench {
         server: impl Fn(Api) -> Work,
         apis: &[Api],
     ) -> Group {
-        let in_one_process = conditions.device == "loopback";
+        let in_one_process = is_in_process(&conditions.device);
         let setup = |label: String, whose: [Whose; 2], api: [Api; 2]| Setup {
             label,
             client: self.job(whose[0], client(api[0]), conditions),
@@ -339,9 +361,47 @@ impl Bench {
         self.connections.iter().map(group).collect()
     }
 
+    /// Ours in one process with many idle connections, against the same with one.
+    fn scale(&self) -> Group {
+        let at = SocketAddr::new(SERVER_V4, PORT);
+        let (ports, chunk, seconds) = (IDLE_PORTS, CHUNK, self.seconds);
+        let conditions = Conditions {
+            title: "idle connections in one process, in memory, MTU 1500".to_owned(),
+            mtu: 65_536,
+            offloads: Offloads::Default,
+            device: MEMORY.to_owned(),
+            at,
+            processor: None,
+            figures: SCALE,
+            seconds,
+        };
+        let setup = |connections: usize| Setup {
+            label: format!("{connections} connections"),
+            client: self.job(
+                Whose::Ours,
+                Work::Hold(idle::Hold { to: at, ports, connections, seconds, chunk }),
+                &conditions,
+            ),
+            server: self.job(Whose::Ours, Work::Keep(idle::Keep { at, ports, connections, chunk }), &conditions),
+            in_one_process: true,
+        };
+        let most = self.scale.iter().copied().max().unwrap_or(1);
+        Group {
+            title: conditions.title.clone(),
+            path: Path::Lo,
+            mtu: conditions.mtu,
+            offloads: conditions.offloads,
+            device: conditions.device.clone(),
+            baseline: setup(1),
+            others: self.scale.iter().map(|connections| setup(*connections)).collect(),
+            figures: SCALE,
+            length: Duration::from_secs_f64(seconds * 3.0 + most as f64 / 2_000.0),
+        }
+    }
+
     /// Ours against the bare packet path.
     fn limit(&self, conditions: &Conditions) -> Option<Group> {
-        if self.path(&conditions.device) == Path::Lo {
+        if conditions.device != "raw" || self.path == Path::Lo {
             return None;
         }
         let conditions = Conditions {

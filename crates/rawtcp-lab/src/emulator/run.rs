@@ -17,14 +17,11 @@ use super::{Core, lock, offload};
 /// the receiving host's side of the kernel; a receive queue must not overflow meanwhile.
 const BATCH: usize = 32;
 
-/// A wait shorter than this is spent looking: going to sleep and waking up takes about as long.
-const SPIN: Duration = Duration::from_micros(50);
-
 /// The longest frame the kernel makes (IPv6 with "big TCP").
 const LONGEST_FRAME: usize = 512 * 1024;
 
 /// Moves frames until the other end of `stop` is closed.
-pub(super) fn run(core: &Mutex<Core>, sockets: &[PacketSocket; 2], stop: PipeReader) -> io::Result<()> {
+pub(super) fn run(core: &Mutex<Core>, sockets: &[PacketSocket; 2], stop: PipeReader, spin: Duration) -> io::Result<()> {
     // By default the kernel lets threads wake up to 50 µs late.
     rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
     let mut buffer = vec![0; LONGEST_FRAME];
@@ -39,7 +36,9 @@ pub(super) fn run(core: &Mutex<Core>, sockets: &[PacketSocket; 2], stop: PipeRea
             }
             (moved == 0, core.links.iter().filter_map(|link| link.next_due()).min())
         };
-        if idle && wait(sockets, &stop, next)? {
+        if idle && wait(sockets, &stop, next, spin)? {
+            let time = clock_gettime(ClockId::ThreadCPUTime);
+            lock(core).cpu = Duration::new(time.tv_sec as u64, time.tv_nsec as u32);
             return Ok(());
         }
     }
@@ -97,14 +96,14 @@ fn send_due(core: &mut Core, from: usize, to: &PacketSocket) -> io::Result<usize
 }
 
 /// Waits for a frame or until `next` is (nearly) due; whether it is time to stop.
-fn wait(sockets: &[PacketSocket; 2], stop: &PipeReader, next: Option<Instant>) -> io::Result<bool> {
+fn wait(sockets: &[PacketSocket; 2], stop: &PipeReader, next: Option<Instant>, spin: Duration) -> io::Result<bool> {
     let timeout = match next.map(|next| next.since(now())) {
         None => None,
-        Some(left) if left <= SPIN => {
+        Some(left) if left <= spin => {
             std::hint::spin_loop();
             return Ok(false);
         }
-        Some(left) => Some(Timespec::try_from(left - SPIN).map_err(io::Error::other)?),
+        Some(left) => Some(Timespec::try_from(left - spin).map_err(io::Error::other)?),
     };
     let mut fds = [
         PollFd::new(&sockets[0], PollFlags::IN),

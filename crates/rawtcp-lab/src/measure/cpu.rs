@@ -69,16 +69,18 @@ pub(crate) fn pin(processor: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// Lets this process have at least so many descriptors.
-pub(crate) fn allow_descriptors(wanted: u64) -> io::Result<()> {
+/// Lets this process have so many descriptors, or as many as it may.
+pub(crate) fn allow_descriptors(wanted: u64) {
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= wanted) {
-        return Ok(());
+        return;
     }
     // Only root may raise the maximum.
-    let maximum = limit.maximum.map(|maximum| maximum.max(wanted));
-    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
-        .map_err(|error| io::Error::other(format!("can not have {wanted} descriptors: {error}")))
+    let raised = Rlimit { current: Some(wanted), maximum: limit.maximum.map(|maximum| maximum.max(wanted)) };
+    if setrlimit(Resource::Nofile, raised).is_err() {
+        // What is missing then fails where it is missed.
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).ok();
+    }
 }
 
 /// What the figures were measured on.

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use rawtcp_lab::netns::{Namespace, Program};
 
-use super::Metrics;
 use super::control::Word;
+use super::cpu::Machine;
 use super::net::Whose;
+use super::{Metrics, merge};
 use crate::role::Job;
 
 /// How long an end may take beyond what it was asked to do.
@@ -126,4 +127,39 @@ impl End {
     fn unexpected(&self, word: &Word) -> io::Error {
         io::Error::other(format!("{}: unexpected {word:?}", self.name))
     }
+}
+
+/// One run with an end in each of two namespaces: both started, led through it, and ended. The first is the client.
+pub(crate) fn pair(
+    at: [&Namespace; 2],
+    [client, server]: [&Job; 2],
+    launch: &Launch,
+    length: Duration,
+) -> io::Result<Metrics> {
+    let mut server = End::start(at[1], "server", server, launch)?;
+    server.wait_ready()?;
+    let mut client = End::start(at[0], "client", client, launch)?;
+    client.wait_ready()?;
+    let (machine, start) = (Machine::now()?, Instant::now());
+    client.go()?;
+    let client_says = client.result(length)?;
+    // A server that has no end of its own comes to it; to the others it is no news.
+    server.go().ok();
+    let server_says = server.result(Duration::ZERO)?;
+    let mut metrics = Metrics::new();
+    machine_cost(&mut metrics, machine, start)?;
+    merge(&mut metrics, "client.", &client_says);
+    merge(&mut metrics, "server.", &server_says);
+    client.finish()?;
+    server.finish()?;
+    Ok(metrics)
+}
+
+/// What the machine spent since then.
+pub(crate) fn machine_cost(metrics: &mut Metrics, before: Machine, start: Instant) -> io::Result<()> {
+    let spent = Machine::now()?.since(before);
+    metrics.insert("machine_cpu_s".into(), spent.busy);
+    metrics.insert("machine_stolen_s".into(), spent.stolen);
+    metrics.insert("wall_s".into(), start.elapsed().as_secs_f64());
+    Ok(())
 }

@@ -1,10 +1,12 @@
 //! The two stacks behind one trait, so that both run the very same program.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
+use rawtcp::Stack;
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -42,8 +44,29 @@ pub(crate) trait Net: 'static {
     fn faults() -> io::Result<Metrics>;
 }
 
-/// rawtcp, with the device of `RAWTCP_DEVICE`.
+/// rawtcp, with the device of `RAWTCP_DEVICE`, or on the stack given to [`Ours::use_stack`].
 pub(crate) enum Ours {}
+
+thread_local! {
+    static STACK: RefCell<Option<Stack>> = const { RefCell::new(None) };
+}
+
+impl Ours {
+    /// Lets everything on this thread happen on this stack from now on.
+    pub(crate) fn use_stack(stack: Stack) {
+        STACK.with(|own| own.replace(Some(stack)));
+    }
+
+    fn socket(like: SocketAddr) -> io::Result<rawtcp::net::TcpSocket> {
+        let own = STACK.with(|own| own.borrow().clone());
+        Ok(match (own, like.is_ipv4()) {
+            (Some(stack), true) => stack.socket_v4(),
+            (Some(stack), false) => stack.socket_v6(),
+            (None, true) => rawtcp::net::TcpSocket::new_v4()?,
+            (None, false) => rawtcp::net::TcpSocket::new_v6()?,
+        })
+    }
+}
 
 /// `tokio::net`.
 pub(crate) enum Kernel {}
@@ -53,7 +76,7 @@ impl Net for Ours {
     type Listener = rawtcp::net::TcpListener;
 
     fn listen(at: SocketAddr, congestion: &str) -> io::Result<Self::Listener> {
-        let socket = if at.is_ipv4() { rawtcp::net::TcpSocket::new_v4() } else { rawtcp::net::TcpSocket::new_v6() }?;
+        let socket = Self::socket(at)?;
         socket.set_reuseaddr(true)?;
         socket.set_congestion(congestion)?;
         socket.bind(at)?;
@@ -65,7 +88,7 @@ impl Net for Ours {
     }
 
     async fn connect(to: SocketAddr, congestion: &str) -> io::Result<Self::Stream> {
-        let socket = if to.is_ipv4() { rawtcp::net::TcpSocket::new_v4() } else { rawtcp::net::TcpSocket::new_v6() }?;
+        let socket = Self::socket(to)?;
         socket.set_congestion(congestion)?;
         socket.connect(to).await
     }
@@ -102,7 +125,8 @@ impl Net for Ours {
     }
 
     fn faults() -> io::Result<Metrics> {
-        let stats = rawtcp::Stack::current()?.stats();
+        let own = STACK.with(|own| own.borrow().clone());
+        let stats = own.map_or_else(Stack::current, Ok)?.stats();
         Ok([
             ("stack.packets_lost", stats.packets_lost),
             ("stack.receive_queue_drops", stats.receive_queue_drops),

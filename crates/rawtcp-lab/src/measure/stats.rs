@@ -22,6 +22,12 @@ impl Summary {
     }
 }
 
+/// The geometric mean; `None` without values.
+pub(crate) fn geometric_mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let logs: Vec<f64> = values.into_iter().map(f64::ln).collect();
+    (!logs.is_empty()).then(|| (logs.iter().sum::<f64>() / logs.len() as f64).exp())
+}
+
 /// Three significant digits, as people write them.
 pub(crate) fn short(value: f64) -> String {
     match value.abs() {
@@ -43,6 +49,8 @@ mod tests {
         assert_eq!(Summary::of([]), None);
         assert_eq!(Summary::of([3.0, 1.0, f64::NAN, 2.0]), Some(Summary { median: 2.0, min: 1.0, max: 3.0 }));
         assert_eq!(Summary::of([4.0, 1.0]), Some(Summary { median: 2.5, min: 1.0, max: 4.0 }));
+        assert_eq!(geometric_mean([1.0, 4.0]), Some(2.0));
+        assert_eq!(geometric_mean([]), None);
     }
 
     #[test]

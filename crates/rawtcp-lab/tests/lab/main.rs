@@ -4,6 +4,7 @@
 mod bench;
 mod capture;
 mod emulator;
+mod goodput;
 mod namespaces;
 
 use std::net::IpAddr;
@@ -65,4 +66,5 @@ rawtcp_lab::privileged_tests!(
     capture::writes_a_file,
     bench::compares_both_stacks,
     bench::says_what_is_wrong,
+    goodput::compares_on_one_link_and_goes_on_from_a_file,
 );
