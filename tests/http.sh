@@ -2,13 +2,21 @@
 # The HTTP example on rawtcp against curl and wrk: 1 GiB each way with its SHA-256, then many requests with and
 # without keep-alive, over lo and over veth, IPv4 and IPv6, with every kind of offload. As root.
 #
-#   tests/http.sh [BYTES]        (default 1073741824)
+#   tests/http.sh [BYTES]            (default 1073741824)
+#   tests/http.sh load [REQUESTS]    only that many requests (default 1000000) with keep-alive, and as many without, over
+#                                    veth, IPv4: none fails, none stalls for a second, no handshake needs a second SYN
 #
 # Everything happens in network namespaces that are made here and removed at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-bytes=${1:-1073741824}
+requests=
+if [ "${1:-}" = load ]; then
+    requests=${2:-1000000}
+    bytes=0
+else
+    bytes=${1:-1073741824}
+fi
 server=${CARGO_TARGET_DIR:-target}/release/examples/http_server
 [ -x "$server" ] || cargo build --release --quiet -p rawtcp-examples --example http_server
 
@@ -54,14 +62,24 @@ fail() {
     failures=$((failures + 1))
 }
 
-# scene NAME ADDRESS CLIENT-RUNNER: the server listens on ADDRESS:8080 in the server's namespace.
+# start ADDRESS, stop: the server on ADDRESS:8080 in its namespace.
+start() {
+    # Not by the function: a subshell would take the signal.
+    ip netns exec "$name-s" "$server" "$1:8080" >"$work/log" 2>&1 &
+    server_pid=$!
+    for _ in $(seq 100); do grep -q listening "$work/log" && break || sleep 0.05; done
+}
+stop() {
+    kill -TERM "$server_pid"
+    wait "$server_pid" || fail "the server ended with status $?"
+    server_pid=
+}
+
+# scene NAME ADDRESS CLIENT-RUNNER: files, and then many requests.
 scene() {
     local what=$1 at=$2 runner=$3 url=http://$2:8080
     echo "$what"
-    # Not by the function: a subshell would take the signal.
-    ip netns exec "$name-s" "$server" "$at:8080" >"$work/log" 2>&1 &
-    server_pid=$!
-    for _ in $(seq 100); do grep -q listening "$work/log" && break || sleep 0.05; done
+    start "$at"
 
     [ "$($runner curl -gsS -m 20 "$url/")" = "hello from rawtcp" ] || fail "GET /"
     local start end got
@@ -79,9 +97,7 @@ scene() {
     load "$runner" 20000 "$url/" "keep-alive"
     load "$runner" 2000 "$url/" "close" -H "Connection: close"
 
-    kill -TERM "$server_pid"
-    wait "$server_pid" || fail "the server ended with status $?"
-    server_pid=
+    stop
 }
 
 # load RUNNER REQUESTS URL NAME [WRK OPTIONS]: at least so many requests on 64 connections, none of them failed or
@@ -99,6 +115,46 @@ load() {
     [ -z "$errors" ] || fail "$errors"
     [[ $slowest =~ (us|ms)$ ]] || fail "a stall of $slowest"
 }
+
+# counter NAME: of the client's kernel, by its name in /proc/net/netstat or snmp.
+counter() {
+    in_c cat /proc/net/netstat /proc/net/snmp | awk -v name="$1" '
+        $1 == last { for (i = 2; i <= NF; i++) if (names[i] == name) print $i; last = ""; next }
+        { last = $1; split($0, names) }'
+}
+
+# many NAME [WRK OPTIONS]: 64 connections, ten seconds at a time, until there were enough requests.
+many() {
+    local kind=$1 total=0 runs=0 out done_now slowest worst=0 errors start syns segments
+    shift
+    start=$(date +%s.%N) syns=$(counter TCPSynRetrans) segments=$(counter RetransSegs)
+    while [ "$total" -lt "$requests" ]; do
+        out=$(in_c wrk -t 1 -c 64 -d 10s --timeout 1s --latency "$@" http://10.9.0.2:8080/)
+        done_now=$(awk '/requests in/ {print $1}' <<<"$out")
+        errors=$(grep -E "Socket errors|Non-2xx" <<<"$out" || true)
+        slowest=$(awk '$1 == "Latency" {print $4}' <<<"$out")
+        [ -z "$errors" ] || fail "$kind: $errors"
+        [[ $slowest =~ (us|ms)$ ]] || fail "$kind: a stall of $slowest"
+        [ "$done_now" -ge 1000 ] || { fail "$kind: only $done_now requests in 10 s" && break; }
+        worst=$(python3 -c "print(max($worst, float('${slowest//[a-z]/}') * (1 if '$slowest'.endswith('ms') else 0.001)))")
+        total=$((total + done_now)) runs=$((runs + 1))
+    done
+    syns=$(($(counter TCPSynRetrans) - syns)) segments=$(($(counter RetransSegs) - segments))
+    python3 -c "import time; print(f'  $kind: $total requests in $runs runs, {$total / (time.time() - $start):.0f} a second, slowest $worst ms;',
+        'segments sent again by the clients: $segments, SYNs among them: $syns')"
+    [ "$syns" = 0 ] || fail "$kind: $syns handshakes waited a second for an answer"
+}
+
+if [ -n "$requests" ]; then
+    echo "veth, default offloads, IPv4: $requests requests of each kind"
+    start 10.9.0.2
+    many "keep-alive"
+    many "close" -H "Connection: close"
+    stop
+    [ "$failures" = 0 ] || { echo "$failures failed"; exit 1; }
+    echo "all passed"
+    exit
+fi
 
 scene "lo, IPv4" 127.0.0.1 in_s
 scene "lo, IPv6" "[::1]" in_s
