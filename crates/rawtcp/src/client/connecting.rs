@@ -11,7 +11,7 @@ use std::pin::pin;
 use std::time::Duration;
 use tokio::time;
 
-/// Between families; hyper-util's, which is RFC 6555's (§5.5: 150 to 250 ms) and a little more.
+/// Between families: hyper-util's. RFC 8305 §5 recommends 250 ms.
 const HAPPY_EYEBALLS: Duration = Duration::from_millis(300);
 
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ impl Options {
         let preferred = pin!(self.connect_in_order(&first));
         let error = match select(preferred, pin!(time::sleep(delay))).await {
             Either::Left((Ok(stream), _)) => return Ok(stream),
-            // RFC 8305 §5: an attempt that failed is followed by the next one at once.
+            // There is nothing left to wait for.
             Either::Left((Err(error), _)) => error,
             Either::Right(((), preferred)) => match select(preferred, pin!(self.connect_in_order(&second))).await {
                 Either::Left((Ok(stream), _)) | Either::Right((Ok(stream), _)) => return Ok(stream),
