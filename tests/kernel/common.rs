@@ -37,6 +37,16 @@ pub(crate) fn pattern(offset: u64, len: usize) -> &'static [u8] {
     &PATTERN[at..at + len.min(BLOCK)]
 }
 
+/// The bytes of the pattern from `from` to before `to`.
+pub(crate) fn pattern_from(from: u64, to: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity((to - from) as usize);
+    while from + (bytes.len() as u64) < to {
+        let at = from + bytes.len() as u64;
+        bytes.extend_from_slice(pattern(at, (to - at) as usize));
+    }
+    bytes
+}
+
 /// Writes the first `len` bytes of the pattern.
 pub(crate) async fn send<W: AsyncWrite + Unpin>(to: &mut W, len: u64) -> io::Result<()> {
     let mut sent = 0;

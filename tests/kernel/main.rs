@@ -11,6 +11,7 @@ mod half_close;
 mod impaired;
 mod load;
 mod ownership;
+mod pmtu;
 mod transfer;
 
 use rawtcp_lab::harness::run;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     tests.extend(close_table::tests());
     tests.extend(errors::tests());
     tests.extend(ecn::tests());
+    tests.extend(pmtu::tests());
     tests.extend(ownership::tests());
     tests.extend(churn::tests());
     tests.extend(half_close::tests());

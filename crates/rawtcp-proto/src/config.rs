@@ -33,6 +33,19 @@ pub enum EcnMode {
     Request,
 }
 
+/// Whether segments of other sizes are tried to find the path MTU (RFC 4821); the values of Linux's
+/// `tcp_mtu_probing`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum MtuProbing {
+    /// Never: routers tell, or nobody (0).
+    Off,
+    /// When large segments vanish without a word (1): smaller ones are sent then, and larger ones tried again.
+    #[default]
+    BlackHole,
+    /// From the start (2): segments begin small, and larger ones are tried.
+    Always,
+}
+
 /// The settings of one connection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConnConfig {
@@ -60,6 +73,15 @@ pub struct ConnConfig {
     pub sack: bool,
     /// An upper bound for the MSS that is announced and used; by default the MTU decides.
     pub max_mss: Option<u16>,
+    /// Probing for the path MTU. Default: after three timeouts of large segments in a row; Linux's default is never.
+    pub mtu_probing: MtuProbing,
+    /// How long after the path MTU was found to be smaller a larger one is tried. Default 10 minutes (RFC 1191
+    /// §6.3, RFC 8201 §4), as Linux.
+    pub mtu_probe_interval: Duration,
+    /// Whether the soft ICMP errors (network or host unreachable and the like) fail a connection that is being
+    /// opened. Default yes, as Linux (RFC 5461 §4.1). Off: they are remembered, and are the reason if the attempt
+    /// times out (RFC 9293 §3.9.2.2 [MUST-56]).
+    pub icmp_fails_connect: bool,
     /// Send small segments at once instead of by Nagle's rule (RFC 9293 §3.7.4 [MUST-17]). Default off.
     pub nodelay: bool,
     /// How long an ACK may wait for company. Default 40 ms as Linux; below 500 ms [MUST-40].
@@ -121,6 +143,9 @@ impl Default for ConnConfig {
             timestamps: true,
             sack: true,
             max_mss: None,
+            mtu_probing: MtuProbing::BlackHole,
+            mtu_probe_interval: Duration::from_secs(600),
+            icmp_fails_connect: true,
             nodelay: false,
             delayed_ack: Duration::from_millis(40),
             quick_acks: 16,

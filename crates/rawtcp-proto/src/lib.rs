@@ -53,7 +53,7 @@ pub mod stack;
 pub mod time;
 pub mod wire;
 
-pub use config::{ConnConfig, EcnMode, Keepalive};
+pub use config::{ConnConfig, EcnMode, Keepalive, MtuProbing};
 pub use conn::{Connection, Events, Path, State, Transmit, TransmitKind, TxLimits};
 pub use error::{CloseReason, DropReason, UserError};
 pub use info::TcpInfo;

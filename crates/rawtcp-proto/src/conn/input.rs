@@ -60,6 +60,7 @@ impl Connection {
     fn establish(&mut self, now: Instant) {
         self.transition(State::Established);
         self.events.insert(Events::CONNECTED | Events::WRITABLE);
+        self.start_mtu_search();
         self.cc = self.config.congestion.build(self.send_mss(), self.config.initial_window);
         if self.counters.timeouts > 0 {
             self.rtt.on_syn_timeout(); // RFC 6298 §5.7

@@ -124,6 +124,7 @@ impl Connection {
             self.counters.bytes_acked += ack.since(self.snd.una);
             self.snd.una = ack;
             self.send_buf.release_to(ack.min(self.send_buf.end()));
+            self.note_mtu_ack();
         }
         self.sample_rtt(now, segment, &outcome, head_sent_at);
         if advanced {
@@ -293,7 +294,7 @@ impl Connection {
                 None => self.timers.clear(Timer::Reorder),
             }
             self.recovery.rate.on_lost(detected.lost);
-            if detected.lost > 0 {
+            if detected.lost > 0 && !self.is_only_probe_lost(detected.lost) {
                 self.enter_recovery(now);
             }
             return;

@@ -11,6 +11,7 @@ mod input;
 mod loss;
 mod nagle;
 mod output;
+mod pmtu;
 mod space;
 mod state;
 mod timeouts;
@@ -29,6 +30,7 @@ use ack_policy::AckPolicy;
 use autotune::Demand;
 use ecn::EcnState;
 use loss::Recovery;
+use pmtu::Pmtu;
 use space::{RecvSpace, SendSpace};
 use timers::{Timer, Timers};
 
@@ -179,6 +181,7 @@ pub struct Connection {
     state: State,
     config: ConnConfig,
     path: Path,
+    pmtu: Pmtu,
     negotiated: Negotiated,
     snd: SendSpace,
     rcv: RecvSpace,
@@ -255,6 +258,7 @@ impl Connection {
         } else {
             conn.rtt.on_syn_timeout(); // RFC 6298 §5.7
         }
+        conn.start_mtu_search();
         conn.cc = conn.config.congestion.build(conn.send_mss(), conn.config.initial_window);
         conn.events.insert(Events::CONNECTED | Events::STATE);
         conn.start_keepalive(now);
@@ -267,6 +271,7 @@ impl Connection {
         Connection {
             tuple,
             state: State::Closed,
+            pmtu: Pmtu::new(path.mtu),
             path,
             negotiated: Negotiated { timestamps: config.timestamps, sack: config.sack, scales: None },
             snd: SendSpace::new(iss, ts_offset, default_mss(tuple.is_v6())),

@@ -152,6 +152,7 @@ impl Connection {
         kind: TransmitKind,
     ) -> Transmit {
         let len = range.end.since(range.start);
+        self.note_mtu_retransmit(now, &range);
         if kind == TransmitKind::Retransmit {
             self.note_retransmit(self.ts_now(now), range.clone());
         }
@@ -200,6 +201,9 @@ impl Connection {
             self.restart_after_idle(now);
         }
         let options = self.segment_options(now);
+        if let Some(probe) = self.poll_mtu_probe(now, &options) {
+            return Some(probe);
+        }
         let mss = u64::from(self.mss_before_options()) - options.encoded_len() as u64;
         match self.length_to_send(limits, mss) {
             Some(len) => {
@@ -243,7 +247,14 @@ impl Connection {
         (len > 0).then_some(len)
     }
 
-    fn send_new(&mut self, now: Instant, len: u64, options: Options, mss: u64, kind: TransmitKind) -> Transmit {
+    pub(super) fn send_new(
+        &mut self,
+        now: Instant,
+        len: u64,
+        options: Options,
+        mss: u64,
+        kind: TransmitKind,
+    ) -> Transmit {
         let start = self.snd.nxt;
         let end = start.add(len);
         let was_idle = self.sent.outstanding() == 0;
@@ -382,7 +393,7 @@ impl Connection {
 
     /// The options of every segment after the handshake: timestamps, and what was received out of order,
     /// a duplicate first (RFC 2018 §4, RFC 2883 §4), as far as there is room.
-    fn segment_options(&self, now: Instant) -> Options {
+    pub(super) fn segment_options(&self, now: Instant) -> Options {
         let timestamps =
             self.negotiated.timestamps.then(|| Timestamps { value: self.ts_now(now), echo: self.rcv.ts_recent });
         let mut sack = SackBlocks::default();

@@ -71,6 +71,7 @@ impl Connection {
         if self.is_given_up(now) {
             return self.time_out();
         }
+        self.suspect_black_hole();
         self.on_rto(now);
     }
 

@@ -352,6 +352,26 @@ impl SentQueue {
         })
     }
 
+    /// The bytes of the first segment that is not sacked.
+    pub fn head_len(&self) -> Option<u64> {
+        let mut at = 0;
+        loop {
+            let run = self.runs.get(at)?;
+            let map = run.live(self.una) & !run.sacked;
+            if map != 0 {
+                let range = run.range(map.trailing_zeros(), self.una);
+                return Some(range.end.since(range.start));
+            }
+            at += run.hop.max(1) as usize;
+        }
+    }
+
+    /// Whether the segment that holds `at` is taken for lost and was not sent again since.
+    pub fn is_lost(&self, at: Offset) -> bool {
+        let inside = |run: &&Run| self.una <= at && run.start <= at;
+        self.runs.get(self.find(at)).filter(inside).is_some_and(|run| run.lost >> run.index(at) & 1 == 1)
+    }
+
     /// Forgets everything outstanding: the connection is over.
     pub fn clear(&mut self) {
         *self = SentQueue::new(self.nxt);

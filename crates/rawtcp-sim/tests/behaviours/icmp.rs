@@ -84,6 +84,33 @@ fn errors_fail_an_attempt_and_only_one_that_quotes_its_syn() {
     }
 }
 
+/// The letter of RFC 1122: the soft ones do not fail an attempt; they are what it failed of when it times out.
+#[test]
+fn soft_errors_do_not_fail_an_attempt_if_so_set() {
+    let config = ConnConfig { icmp_fails_connect: false, syn_retries: 1, ..plain() };
+    for (kind, code, fails, errno) in [
+        (3, 0, false, Errno::ENETUNREACH),
+        (3, 1, false, Errno::EHOSTUNREACH),
+        (3, 5, false, Errno::EHOSTUNREACH),
+        (11, 0, false, Errno::EHOSTUNREACH),
+        (3, 2, true, Errno::ENOPROTOOPT),
+        (3, 3, true, Errno::ECONNREFUSED),
+        (3, 10, true, Errno::EHOSTUNREACH),
+    ] {
+        let mut s = Script::syn_sent(&config);
+        let message = icmp_error(ROUTER, &quoted(&s, 0u32.wrapping_sub(1), 0), kind, code, 0).unwrap();
+        s.host.on_packet(s.now, &message).unwrap();
+        let conn = s.conn();
+        if !fails {
+            assert_eq!(s.state(), State::SynSent, "{kind}/{code}");
+            // The SYN again after a second, and after two more it is over.
+            s.next_within(Duration::from_secs(1));
+            s.quiet(Duration::from_secs(2));
+        }
+        assert_eq!((s.state(), s.host.take_error(conn)), (State::Closed, Some(errno)), "{kind}/{code}");
+    }
+}
+
 #[test]
 fn errors_never_abort_a_synchronized_connection() {
     for (kind, code) in [(3, 0), (3, 1), (3, 2), (3, 3), (3, 9), (3, 13), (11, 0), (12, 0)] {

@@ -12,6 +12,7 @@ mod closing;
 mod ecn;
 mod icmp;
 mod opening;
+mod pmtu;
 mod rate;
 mod receiving;
 mod sending;
