@@ -13,6 +13,7 @@ mod load;
 mod ownership;
 mod pmtu;
 mod transfer;
+mod urgent;
 
 use rawtcp_lab::harness::run;
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     tests.extend(errors::tests());
     tests.extend(ecn::tests());
     tests.extend(pmtu::tests());
+    tests.extend(urgent::tests());
     tests.extend(ownership::tests());
     tests.extend(churn::tests());
     tests.extend(half_close::tests());

@@ -44,7 +44,7 @@ fn narrow_router(ip: IpAddr, silent: bool) -> Result<TcpInfo, Box<dyn std::error
     net.router.set_mtu("server", NARROW)?;
     if silent {
         let rules = "table inet filter { chain out { type filter hook output priority 0; \
-                     icmp type destination-unreachable drop; icmpv6 type packet-too-big drop; } }";
+                     icmp type destination-unreachable drop; icmpv6 type packet-too-big drop; }; }";
         let output = net.router.output(Command::new("nft").arg(rules))?;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
@@ -92,13 +92,17 @@ fn a_black_hole_v6() -> Outcome {
 
 fn a_router_that_tells_v4() -> Outcome {
     let info = narrow_router(ROUTED_SERVER_V4, false)?;
-    assert_eq!((info.pmtu, info.timeouts), (NARROW, 0));
+    // Found out before three timeouts were a suspicion.
+    assert_eq!(info.pmtu, NARROW);
+    assert!(info.timeouts < 3, "{info:?}");
     Ok(())
 }
 
 fn a_router_that_tells_v6() -> Outcome {
     let info = narrow_router(ROUTED_SERVER_V6, false)?;
-    assert_eq!((info.pmtu, info.timeouts), (NARROW, 0));
+    // Found out before three timeouts were a suspicion.
+    assert_eq!(info.pmtu, NARROW);
+    assert!(info.timeouts < 3, "{info:?}");
     Ok(())
 }
 

@@ -84,6 +84,10 @@ pub struct ConnConfig {
     pub icmp_fails_connect: bool,
     /// Send small segments at once instead of by Nagle's rule (RFC 9293 §3.7.4 [MUST-17]). Default off.
     pub nodelay: bool,
+    /// Whether urgent data stays where it is in the stream (RFC 6093 §6, SO_OOBINLINE). Default yes. Off, as a kernel
+    /// socket is at first: the last urgent byte is taken out of it, for
+    /// [`read_urgent`](crate::Connection::read_urgent).
+    pub urgent_inline: bool,
     /// How long an ACK may wait for company. Default 40 ms as Linux; below 500 ms [MUST-40].
     pub delayed_ack: Duration,
     /// How many segments at the start are acknowledged at once, while the peer is in slow start.
@@ -147,6 +151,7 @@ impl Default for ConnConfig {
             mtu_probe_interval: Duration::from_secs(600),
             icmp_fails_connect: true,
             nodelay: false,
+            urgent_inline: true,
             delayed_ack: Duration::from_millis(40),
             quick_acks: 16,
             rto_initial: Duration::from_secs(1),

@@ -121,4 +121,6 @@ pub enum UserError {
     BrokenPipe,
     /// The connection never came to be (ENOTCONN).
     NotConnected,
+    /// There is no urgent byte to be read by itself (EINVAL).
+    NoUrgent,
 }

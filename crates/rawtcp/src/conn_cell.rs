@@ -307,7 +307,7 @@ impl ConnCell {
     /// Fails every operation that waits: the stack is dead, which they see when they look again.
     pub(crate) fn wake_everyone(self: &Arc<Self>) {
         let mut wake = WakeList::default();
-        self.lock().readiness.wake(Bits::ALL | Bits::ACKED, &mut wake);
+        self.lock().readiness.wake(Bits::ALL | Bits::ACKED | Bits::PRIORITY, &mut wake);
         wake.wake_all();
     }
 
@@ -394,6 +394,9 @@ fn readiness_of(events: Events, conn: &Connection) -> Bits {
     }
     if events.contains(Events::READ_CLOSED) {
         bits |= Bits::READ;
+    }
+    if events.contains(Events::URGENT) {
+        bits |= Bits::PRIORITY;
     }
     if events.contains(Events::ERROR) {
         bits |= Bits::ERROR;

@@ -221,6 +221,18 @@ impl ConnCell {
         self.try_op(Bits::WRITE, |conn, now| write_all_of(conn, now, bufs))
     }
 
+    pub(crate) fn try_write_more(self: &Arc<Self>, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.try_op(Bits::WRITE, |conn, now| {
+            let written = write_all_of(conn, now, bufs)?;
+            conn.hold_back();
+            Ok(written)
+        })
+    }
+
+    pub(crate) fn try_write_urgent(self: &Arc<Self>, buf: &[u8]) -> io::Result<usize> {
+        self.try_op(Bits::WRITE, |conn, now| conn.write_urgent(now, buf))
+    }
+
     pub(crate) fn try_read_chunk(self: &Arc<Self>, max: usize) -> io::Result<Option<Bytes>> {
         self.try_op(Bits::READ, |conn, now| {
             if max == 0 {

@@ -20,6 +20,8 @@ impl Bits {
     pub(crate) const ERROR: Bits = Bits(1 << 4);
     /// Never set: only wakes those who wait for acknowledgments.
     pub(crate) const ACKED: Bits = Bits(1 << 5);
+    /// Urgent data was announced.
+    pub(crate) const PRIORITY: Bits = Bits(1 << 6);
     /// Everything that lets a reader go on.
     pub(crate) const READ: Bits = Bits(Self::READABLE.0 | Self::READ_CLOSED.0);
     /// Everything that lets a writer go on.
@@ -45,8 +47,8 @@ impl Bits {
             bits |= Bits::WRITE;
         }
         if interest.is_priority() {
-            // As tokio: urgent data, of which there is no news here, or the end of the stream.
-            bits |= Bits::READ_CLOSED;
+            // As tokio: or the end of the stream.
+            bits |= Bits::PRIORITY | Bits::READ_CLOSED;
         }
         if interest.is_error() {
             bits |= Bits::ERROR;
@@ -69,6 +71,7 @@ impl Bits {
             (Bits::READ_CLOSED, Ready::READ_CLOSED),
             (Bits::WRITE_CLOSED, Ready::WRITE_CLOSED),
             (Bits::ERROR, Ready::ERROR),
+            (Bits::PRIORITY, Ready::PRIORITY),
         ];
         table.into_iter().filter(|(bit, _)| self.intersects(*bit)).fold(Ready::EMPTY, |all, (_, ready)| all | ready)
     }
@@ -99,6 +102,13 @@ impl std::ops::BitAnd for Bits {
 pub(crate) struct Seen {
     pub(crate) bits: Bits,
     tick: u32,
+}
+
+impl Seen {
+    /// Only these of the bits.
+    pub(crate) fn only(self, mask: Bits) -> Seen {
+        Seen { bits: self.bits & mask, ..self }
+    }
 }
 
 /// The bits and who waits for them.
@@ -367,7 +377,7 @@ mod tests {
     fn bits_become_tokios() {
         assert_eq!(Bits::of(Interest::READABLE).to_ready(), Ready::READABLE | Ready::READ_CLOSED);
         assert_eq!(Bits::of(Interest::WRITABLE).to_ready(), Ready::WRITABLE | Ready::WRITE_CLOSED);
-        assert_eq!(Bits::of(Interest::PRIORITY).to_ready(), Ready::READ_CLOSED);
+        assert_eq!(Bits::of(Interest::PRIORITY).to_ready(), Ready::PRIORITY | Ready::READ_CLOSED);
         assert_eq!(Bits::direction(Interest::ERROR), Bits::ERROR);
         assert_eq!(Bits::direction(Interest::READABLE | Interest::WRITABLE), Bits::NONE);
         assert_eq!(Bits::NONE.to_ready(), Ready::EMPTY);

@@ -86,10 +86,17 @@ impl RecvBuffer {
 
     /// Copies the first bytes to `out` and keeps them; returns how many.
     pub fn peek(&self, out: &mut [u8]) -> usize {
+        self.peek_at(0, out)
+    }
+
+    /// As [`peek`](Self::peek), behind the first `skip` bytes.
+    pub fn peek_at(&self, mut skip: usize, out: &mut [u8]) -> usize {
         let mut done = 0;
         for chunk in self.chunks() {
-            let n = chunk.len().min(out.len() - done);
-            out[done..done + n].copy_from_slice(&chunk[..n]);
+            let part = chunk.get(skip..).unwrap_or_default();
+            skip = skip.saturating_sub(chunk.len());
+            let n = part.len().min(out.len() - done);
+            out[done..done + n].copy_from_slice(&part[..n]);
             done += n;
             if done == out.len() {
                 break;

@@ -24,6 +24,8 @@ pub(super) struct AckPolicy {
     /// Segments still to be acknowledged at once because the peer is in slow start.
     quick: u32,
     quick_at_start: u32,
+    /// The application answers what it reads: ACKs ride on its data, and are not hurried (Linux's "pingpong").
+    answers: bool,
     last_text: Instant,
     /// Duplicate ACKs owed beyond the one that is due. A peer without SACK counts them (RFC 5681 §3.2), so
     /// a batch of out-of-order segments may not shrink to one; more than three tell it nothing new.
@@ -42,6 +44,7 @@ impl AckPolicy {
             unacked: 0,
             quick,
             quick_at_start: quick,
+            answers: false,
             last_text: Instant::ZERO,
             repeats: 0,
             duplicate: None,
@@ -80,19 +83,23 @@ impl AckPolicy {
 
     /// TCP_QUICKACK: at once until the application answers again, or delayed from now on.
     pub(super) fn set_quick(&mut self, quick: bool) {
-        self.quick = if quick { self.quick_at_start.max(1) } else { 0 };
-        self.due |= quick && self.unacked > 0;
+        self.answers = !quick;
+        if quick {
+            self.quick = self.quick_at_start.max(1);
+            self.due |= self.unacked > 0;
+        }
     }
 
     /// At once, now and for the next segments.
     pub(super) fn hurry(&mut self, segments: u32) {
         self.quick = self.quick.max(segments);
+        self.answers = false;
         self.due = true;
     }
 
-    /// The application answers: from now on ACKs ride on its data.
-    pub(super) fn on_reply(&mut self) {
-        self.quick = 0;
+    /// Data leaves: soon after some has arrived, it is an answer.
+    pub(super) fn on_reply(&mut self, now: Instant, soon: Duration) {
+        self.answers |= self.last_text != Instant::ZERO && now.since(self.last_text) < soon;
     }
 }
 
@@ -109,7 +116,7 @@ impl Connection {
         }
         self.ack.last_text = now;
         self.ack.unacked += len as u64;
-        if self.ack.quick > 0 {
+        if self.ack.quick > 0 && !self.ack.answers {
             self.ack.quick -= (len as u32).div_ceil(unit).min(self.ack.quick);
             self.ack.now();
         } else if self.ack.unacked > u64::from(unit) {
@@ -129,6 +136,9 @@ impl Connection {
                 return;
             }
             self.ack.last_invalid = Some(now);
+        } else {
+            // As Linux: our ACKs get lost, or the peer would not send it again.
+            self.ack.hurry(self.ack.quick_at_start);
         }
         self.ack.now();
     }

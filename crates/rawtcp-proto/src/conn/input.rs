@@ -36,7 +36,7 @@ impl Connection {
         self.last_heard = now;
         self.probes = 0;
         self.update_ts_recent(now, segment, start);
-        // Sixth, urgent data: delivered in line with the rest.
+        self.check_urgent(segment, start); // sixth
         self.receive_text(now, segment, start); // seventh
         self.receive_fin(now, segment, start); // eighth
         Ok(())

@@ -124,6 +124,7 @@ impl Connection {
             self.counters.bytes_acked += ack.since(self.snd.una);
             self.snd.una = ack;
             self.send_buf.release_to(ack.min(self.send_buf.end()));
+            self.urgent.on_acked(ack);
             self.note_mtu_ack();
         }
         self.sample_rtt(now, segment, &outcome, head_sent_at);

@@ -17,6 +17,7 @@ mod state;
 mod timeouts;
 mod timers;
 mod undo;
+mod urgent;
 mod user;
 mod window;
 
@@ -30,9 +31,11 @@ use ack_policy::AckPolicy;
 use autotune::Demand;
 use ecn::EcnState;
 use loss::Recovery;
+use nagle::Cork;
 use pmtu::Pmtu;
 use space::{RecvSpace, SendSpace};
 use timers::{Timer, Timers};
+use urgent::Urgent;
 
 use crate::buf::assembler::Assembler;
 use crate::buf::recv::RecvBuffer;
@@ -81,6 +84,9 @@ impl Events {
     pub const CLOSED: Events = Events(1 << 7);
     /// The state changed (for tracing).
     pub const STATE: Events = Events(1 << 8);
+    /// The peer has announced urgent data, or more of it (RFC 9293 §3.8.5 [MUST-32]):
+    /// [`Connection::urgent_ahead`] says how much there is to be read up to its end.
+    pub const URGENT: Events = Events(1 << 9);
 
     /// Whether all of `other`'s bits are set.
     pub const fn contains(self, other: Events) -> bool {
@@ -111,7 +117,7 @@ impl core::ops::BitOr for Events {
 
 impl fmt::Debug for Events {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [&str; 9] = [
+        const NAMES: [&str; 10] = [
             "CONNECTED",
             "READABLE",
             "WRITABLE",
@@ -121,6 +127,7 @@ impl fmt::Debug for Events {
             "TIME_WAIT",
             "CLOSED",
             "STATE",
+            "URGENT",
         ];
         let set = NAMES.iter().enumerate().filter(|(bit, _)| self.0 & (1 << bit) != 0).map(|(_, name)| name);
         f.debug_set().entries(set).finish()
@@ -194,6 +201,8 @@ pub struct Connection {
     recovery: Recovery,
     ack: AckPolicy,
     ecn: EcnState,
+    urgent: Urgent,
+    cork: Cork,
     demand: Demand,
     timers: Timers,
     pending: Pending,
@@ -285,6 +294,8 @@ impl Connection {
             recovery: Recovery::default(),
             ack: AckPolicy::new(config.quick_acks),
             ecn: EcnState::default(),
+            urgent: Urgent::default(),
+            cork: Cork::default(),
             demand: Demand::new(now),
             timers: Timers::default(),
             pending: Pending::default(),
@@ -346,7 +357,7 @@ impl Connection {
 
     /// Bytes that can be read now.
     pub fn readable_len(&self) -> usize {
-        self.recv_buf.len()
+        self.recv_buf.len() - self.urgent_buffered()
     }
 
     /// Whether the peer's direction has ended: a read that finds no data says EOF or an error.

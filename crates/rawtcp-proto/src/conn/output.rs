@@ -71,6 +71,9 @@ impl Connection {
         if core::mem::take(&mut self.pending.reset) {
             return Some(self.reset(now));
         }
+        // CWR and an urgent pointer are for one segment, not for all of a run.
+        let single = self.ecn.is_cwr_due() || self.urgent.is_sending();
+        let limits = if single { &TxLimits::ONE_SEGMENT } else { limits };
         match self.state {
             State::Closed => None,
             State::TimeWait => self.bare_ack(now),
@@ -212,7 +215,12 @@ impl Connection {
             }
             None => {
                 self.pending.push = false;
-                self.ensure_persist(now);
+                if self.is_held_by_cork(mss) {
+                    self.timers.clear(super::Timer::Persist);
+                    self.ensure_cork_timer(now);
+                } else {
+                    self.ensure_persist(now);
+                }
                 if self.frto_is_stuck() {
                     return self.poll_retransmit(now, limits);
                 }
@@ -237,8 +245,7 @@ impl Connection {
             self.note_flight(true);
             return None;
         }
-        let run = if self.ecn.is_cwr_due() { 1 } else { (limits.max_payload as u64 / mss).max(1) };
-        let most = run * mss;
+        let most = (limits.max_payload as u64 / mss).max(1) * mss;
         let mut len = wanted.min(most).min((room / mss * mss).max(mss.min(room)));
         let rest = len % mss;
         if rest > 0 && !self.may_send_small(rest, len == data) {
@@ -280,6 +287,9 @@ impl Connection {
         if self.timers.is_set(super::Timer::Persist) {
             self.recovery.backoff = 0; // it counted probes, not timeouts
             self.timers.clear(super::Timer::Persist);
+        }
+        if self.timers.is_set(super::Timer::Cork) && !self.has_unsent() {
+            self.timers.clear(super::Timer::Cork);
         }
         self.note_flight(false);
         self.arm_rto_if_unset(now);
@@ -333,7 +343,7 @@ impl Connection {
         let segment_size = if len > mss { mss as u16 } else { 0 };
         self.counters.bytes_sent += len;
         if len > 0 {
-            self.ack.on_reply();
+            self.ack.on_reply(now, self.config.delayed_ack);
         }
         let header = self.header(now, seq, flags, options);
         self.transmit(now, header, payload, segment_size, kind)
@@ -416,15 +426,22 @@ impl Connection {
             self.timers.clear(super::Timer::DelayedAck);
             self.rcv.last_ack_sent = self.rcv.nxt;
         }
-        let echo = if flags.intersects(Flags::SYN | Flags::RST) { Flags::NONE } else { self.ecn.echo() };
+        let mut flags = flags;
+        let mut urgent = 0;
+        if !flags.intersects(Flags::SYN | Flags::RST) {
+            flags |= self.ecn.echo();
+            if let Some(field) = self.urgent_field(seq) {
+                (flags, urgent) = (flags | Flags::URG, field);
+            }
+        }
         TcpHeader {
             src_port: self.tuple.local.port(),
             dst_port: self.tuple.remote.port(),
             seq,
             ack: if acks { self.rcv.wire(self.rcv.nxt) } else { SeqNum(0) },
-            flags: flags | echo,
+            flags,
             window,
-            urgent: 0,
+            urgent,
             options,
         }
     }

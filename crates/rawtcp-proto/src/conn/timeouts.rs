@@ -27,6 +27,7 @@ impl Connection {
                 Timer::Persist => self.on_persist_timer(now),
                 Timer::DelayedAck => self.ack.now(),
                 Timer::Keepalive => self.on_keepalive_timer(now),
+                Timer::Cork => self.pending.push |= self.has_unsent(),
                 Timer::FinWait2 => {
                     if self.state == State::FinWait2 {
                         self.fail(CloseReason::Graceful);

@@ -19,11 +19,21 @@ pub(crate) enum Timer {
     Keepalive,
     /// An orphan's stay in FIN-WAIT-2.
     FinWait2,
+    /// The longest that a cork holds something back.
+    Cork,
 }
 
 impl Timer {
-    pub(crate) const ALL: [Timer; 7] =
-        [Timer::Rto, Timer::Tlp, Timer::Reorder, Timer::Persist, Timer::DelayedAck, Timer::Keepalive, Timer::FinWait2];
+    pub(crate) const ALL: [Timer; 8] = [
+        Timer::Rto,
+        Timer::Tlp,
+        Timer::Reorder,
+        Timer::Persist,
+        Timer::DelayedAck,
+        Timer::Keepalive,
+        Timer::FinWait2,
+        Timer::Cork,
+    ];
 }
 
 /// A deadline, or none, for each timer.

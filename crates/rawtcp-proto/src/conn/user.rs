@@ -11,11 +11,26 @@ impl Connection {
     /// [`poll_transmit`](Self::poll_transmit). A full buffer is [`UserError::WouldBlock`], and
     /// [`Events::WRITABLE`] follows when ACKs have freed enough.
     pub fn write(&mut self, now: Instant, data: &[u8]) -> Result<usize, UserError> {
+        self.cork.more = false;
         self.write_with(now, data.len(), |conn| conn.send_buf.write(data))
+    }
+
+    /// As [`write`](Self::write), and more will follow: what does not fill a segment waits for it, but not for more
+    /// than 200 ms (Linux's `MSG_MORE`).
+    pub fn write_more(&mut self, now: Instant, data: &[u8]) -> Result<usize, UserError> {
+        let written = self.write(now, data)?;
+        self.hold_back();
+        Ok(written)
+    }
+
+    /// What was written last, and does not fill a segment, waits for the next write, but not for more than 200 ms.
+    pub fn hold_back(&mut self) {
+        self.cork.more = true;
     }
 
     /// As [`write`](Self::write), without a copy: the bytes are kept by reference until acknowledged.
     pub fn write_bytes(&mut self, now: Instant, data: Bytes) -> Result<usize, UserError> {
+        self.cork.more = false;
         self.write_with(now, data.len(), |conn| conn.send_buf.write_bytes(data))
     }
 
@@ -58,28 +73,31 @@ impl Connection {
     /// Data that arrived before an error is read first; the error is reported once; after it the stream
     /// reads as ended, as on Linux.
     pub fn read(&mut self, now: Instant, out: &mut [u8]) -> Result<usize, UserError> {
+        let most = self.before_urgent().min(out.len());
         if self.recv_buf.is_empty() && !out.is_empty() {
             return self.nothing_to_read();
         }
-        let read = self.recv_buf.read(out);
+        let read = self.recv_buf.read(&mut out[..most]);
         self.after_read(now);
         Ok(read)
     }
 
     /// As [`read`](Self::read) without taking the bytes out.
     pub fn peek(&mut self, out: &mut [u8]) -> Result<usize, UserError> {
+        let most = self.before_urgent().min(out.len());
         if self.recv_buf.is_empty() && !out.is_empty() {
             return self.nothing_to_read();
         }
-        Ok(self.recv_buf.peek(out))
+        Ok(self.recv_buf.peek(&mut out[..most]))
     }
 
     /// Received bytes without a copy, at most `max`; `None` is the end of the stream.
     pub fn read_chunk(&mut self, now: Instant, max: usize) -> Result<Option<Bytes>, UserError> {
+        let most = self.before_urgent().min(max);
         if self.recv_buf.is_empty() {
             return self.nothing_to_read().map(|_| None);
         }
-        let chunk = self.recv_buf.read_chunk(max);
+        let chunk = self.recv_buf.read_chunk(most);
         self.after_read(now);
         Ok(chunk)
     }
@@ -96,6 +114,7 @@ impl Connection {
 
     /// Room was made: tell the peer, if it is worth a segment.
     fn after_read(&mut self, now: Instant) {
+        self.pass_urgent();
         self.tune_recv_buffer(now);
         if self.window_update_due() {
             self.ack.now();
@@ -190,6 +209,20 @@ impl Connection {
     /// what it held back.
     pub fn set_nodelay(&mut self, nodelay: bool) {
         self.config.nodelay = nodelay;
+        // As Linux: a cork does not hold back what is there already.
+        self.pending.push |= nodelay && self.cork.on && self.has_unsent();
+    }
+
+    /// Sends full segments only, until it is switched off again: what does not fill one waits, but not for more
+    /// than 200 ms (Linux's TCP_CORK). The end of the stream is not held back.
+    pub fn set_cork(&mut self, cork: bool) {
+        self.cork.on = cork;
+        self.cork.more &= cork;
+    }
+
+    /// Whether only full segments are sent.
+    pub fn is_corked(&self) -> bool {
+        self.cork.on
     }
 
     /// The hop limit of what is sent from now on [MUST-49].

@@ -17,3 +17,4 @@ mod rate;
 mod receiving;
 mod sending;
 mod surface;
+mod urgent;

@@ -1,5 +1,6 @@
 //! `tokio::net` for TCP, on this stack: the same names, signatures and meaning.
 
+mod beyond;
 mod listener;
 mod socket;
 mod split;

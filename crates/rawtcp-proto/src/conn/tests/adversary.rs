@@ -72,6 +72,11 @@ fn user_acts(host: &mut Host, chance: &mut Chance) {
         85 => host.conn.set_send_buffer(chance.below(100_000) as usize),
         86 => host.conn.set_nodelay(chance.one_in(2)),
         87 => host.conn.on_path_mtu(now, chance.below(1600)),
+        89 => _ = host.conn.write_urgent(now, &vec![9; chance.below(3000) as usize]),
+        90 => host.conn.set_cork(chance.one_in(2)),
+        91 => _ = host.conn.write_more(now, &vec![8; chance.below(3000) as usize]),
+        92 => host.conn.set_urgent_inline(chance.one_in(2)),
+        93 => _ = host.conn.read_urgent(),
         88 => host.conn.set_user_timeout(chance.one_in(2).then(|| ms(chance.below(5000).into()))),
         _ => {}
     }
@@ -127,6 +132,7 @@ fn assault(host: &mut Host, chance: &mut Chance) {
         let mut header = host.header(flags, chance.near(seq), chance.near(ack));
         header.window = WireWindow(if chance.one_in(4) { chance.below(3) as u16 } else { chance.0.next_u32() as u16 });
         header.options = options(chance, &header);
+        header.urgent = chance.below(1 << 16) as u16;
         let payload = vec![1; if chance.one_in(2) { 0 } else { chance.below(1500) as usize }];
         let _ = host.give(header, &payload);
         user_acts(host, chance);
