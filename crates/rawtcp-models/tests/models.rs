@@ -17,6 +17,7 @@ models!(
     both_ways,
     cancelled,
     death,
+    exact_reads,
     full_device,
     halves_dropped,
     kicked,

@@ -13,7 +13,7 @@ mod streams;
 pub use ends::{death, kicked};
 pub use listeners::{accepts, listener_dropped};
 pub use streams::{
-    acknowledgments, both_ways, cancelled, full_device, halves_dropped, peeks, reset, transfer, waiters,
+    acknowledgments, both_ways, cancelled, exact_reads, full_device, halves_dropped, peeks, reset, transfer, waiters,
 };
 
 use crate::device::Device;
@@ -36,7 +36,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 /// Interleavings tried of each model and by each scheduler, unless `RAWTCP_MODEL_ITERATIONS` says otherwise.
-const ITERATIONS: usize = 150;
+const ITERATIONS: usize = 1000;
 
 /// The seed, unless `RAWTCP_MODEL_SEED` says otherwise.
 const SEED: u64 = 20_261_126;

@@ -102,6 +102,26 @@ pub fn peeks() {
     rig.end();
 }
 
+/// Reads that leave it open whether there is more, and find out later: what comes while they look is not overlooked.
+pub fn exact_reads() {
+    let rig = Rig::new();
+    let (mut a, b) = rig.pair();
+    let writer = spawn(async move {
+        for _ in 0..4 {
+            a.write_all(&[2; 8]).await.expect("write");
+        }
+        // No end of the stream that would wake whoever waits.
+        a
+    });
+    let mut got = 0;
+    while got < 32 {
+        let mut buf = [0; 8];
+        got += block_on(b.async_io(Interest::READABLE, || b.try_read(&mut buf))).expect("read");
+    }
+    drop((join(writer), b));
+    rig.end();
+}
+
 /// Waits that are given up take nothing, and nobody else's wake-up, with them.
 pub fn cancelled() {
     let rig = Rig::new();
@@ -224,6 +244,7 @@ pub fn acknowledgments() {
     }
     // One that is given up changes nothing for the others.
     block_on(async { drop(poll_immediate(a.acknowledged()).await) });
+    threads.drain(..).for_each(join);
     a.cell().shutdown().expect("shutdown");
     threads.push(waits(&a));
     threads.into_iter().for_each(join);
