@@ -314,8 +314,8 @@ async fn a_flood_of_packets_lets_other_tasks_run() {
         most
     });
     let most = other.await.unwrap();
-    // 8 rounds make a turn.
-    assert!(most <= 8, "{most} batches of 64 packets between two turns of another task");
+    // 8 rounds make a turn, and tokio wakes who yielded in no particular order: at most two turns come between.
+    assert!(most <= 16, "{most} batches of 64 packets between two turns of another task");
     let batches = flood.batches.load(Ordering::SeqCst) - start;
     assert!(batches > TURNS / 2, "only {batches} batches: no flood");
     assert!(stack.stats().drops(rawtcp::DropReason::Checksum) as usize >= 64 * (batches - 8));
