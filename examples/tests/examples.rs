@@ -2,7 +2,7 @@
 #![allow(clippy::duplicate_mod, reason = "the service is part of two of the examples and of a test")]
 
 use crate::Outcome;
-use crate::processes::{Client, Running, Server};
+use crate::processes::{Client, Running, Server, nowhere};
 use crate::programs;
 use rawtcp_lab::harness::Test;
 use rawtcp_lab::netns::Namespace;
@@ -150,7 +150,7 @@ fn chat(host: &Namespace) -> Outcome {
 
 fn forwarder(host: &Namespace) -> Outcome {
     let targets = (Server::bind()?, Server::bind()?);
-    let nowhere = Server::bind()?.at();
+    let nowhere = nowhere()?;
     let rule = |target: &str| format!("{ANY}={target}");
     let rules = [rule(&targets.0.at()), rule(&targets.1.at()), rule(&nowhere)];
 

@@ -166,3 +166,23 @@ impl Server {
         Client::of(self.listener.accept()?.0)
     }
 }
+
+/// Waits until nobody listens there any more. A listener that was closed lives on for a moment in any child process that
+/// another thread is just starting, and takes connections which it then resets.
+pub(crate) fn until_refused(at: &str) -> io::Result<()> {
+    loop {
+        match TcpStream::connect(at) {
+            Ok(stream) => drop(Client::of(stream).and_then(|mut client| client.rest())),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// An address where nobody listens.
+pub(crate) fn nowhere() -> io::Result<String> {
+    let at = Server::bind()?.at();
+    until_refused(&at)?;
+    Ok(at)
+}

@@ -6,7 +6,7 @@
 #[path = "../tokio_style/programs.rs"]
 mod nine;
 
-use crate::processes::{Client, Running, Server};
+use crate::processes::{Client, Running, Server, nowhere, until_refused};
 use rawtcp_lab::harness::Test;
 use rawtcp_lab::netns::Namespace;
 use rustix::process::Signal;
@@ -83,11 +83,6 @@ fn kill(server: Running, mut seen: Vec<String>) -> Seen {
     seen.extend(lines.iter().map(|line| without_port(line)));
     seen.push(format!("{errors}, {code:?}"));
     Ok(seen)
-}
-
-/// Where nobody listens.
-fn nowhere() -> std::io::Result<String> {
-    Ok(Server::bind()?.at())
 }
 
 fn echo(scene: &Scene) -> Seen {
@@ -190,7 +185,9 @@ fn proxy(scene: &Scene) -> Seen {
         seen.push(program.line());
     }
 
+    let gone = backend.at();
     drop(backend);
+    until_refused(&gone)?;
     let mut client = Client::connect(at)?;
     seen.push(format!("no backend: {:?}", client.rest()?));
     seen.push(program.line());
