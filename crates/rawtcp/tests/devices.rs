@@ -51,7 +51,7 @@ impl PacketIo for Narrow {
         "narrow"
     }
     fn capabilities(&self) -> Capabilities {
-        Capabilities { mtu: 1500, max_segmentable: 0, tx_checksum: false, max_batch: 16 }
+        Capabilities { mtu: 1500, max_segmentable: 0, tx_checksum: false, max_batch: 16, frames: false }
     }
     fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
         batch.clear();
@@ -261,14 +261,14 @@ impl PacketIo for Flood {
         "flood"
     }
     fn capabilities(&self) -> Capabilities {
-        Capabilities { mtu: 1500, max_segmentable: 0, tx_checksum: false, max_batch: 64 }
+        Capabilities { mtu: 1500, max_segmentable: 0, tx_checksum: false, max_batch: 64, frames: false }
     }
     fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
         batch.clear();
         // A segment to 10.0.0.1:80 whose checksum is wrong.
         let mut packet = [0; 40];
         packet[..4].copy_from_slice(&[0x45, 0, 0, 40]);
-        packet[8..10].copy_from_slice(&[64, 6]);
+        packet[8..12].copy_from_slice(&[64, 6, 0x5d, 0xbe]);
         packet[12..20].copy_from_slice(&[10, 9, 9, 9, 10, 0, 0, 1]);
         packet[20..24].copy_from_slice(&[4, 0, 0, 80]);
         packet[32..36].copy_from_slice(&[0x50, 2, 255, 255]);
