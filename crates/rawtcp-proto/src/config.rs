@@ -1,5 +1,6 @@
 //! What can be set, each with its default and the reason for it.
 
+use crate::buf::ChunkPool;
 use crate::cc::Algorithm;
 use crate::time::Duration;
 
@@ -132,6 +133,9 @@ pub struct ConnConfig {
     pub challenge_acks: u32,
     /// The congestion control. Default NewReno.
     pub congestion: Algorithm,
+    /// Where the memory of the buffers comes from, and goes back to; clones of a configuration share it. Default: a
+    /// pool that keeps up to 8 MiB.
+    pub pool: ChunkPool,
 }
 
 impl Default for ConnConfig {
@@ -172,6 +176,7 @@ impl Default for ConnConfig {
             traffic_class: 0,
             challenge_acks: 10,
             congestion: Algorithm::Reno,
+            pool: ChunkPool::default(),
         }
     }
 }

@@ -6,11 +6,13 @@
 //! alive, not by what is used, so that a peer which sends single bytes can not pin large buffers.
 
 pub mod assembler;
+pub mod pool;
 pub mod ranges;
 pub mod recv;
 pub mod send;
 
 pub use assembler::{Assembler, Inserted};
+pub use pool::ChunkPool;
 pub use ranges::RangeSet;
 pub use recv::RecvBuffer;
 pub use send::{SendBuffer, Slices};

@@ -1,34 +1,35 @@
 //! Bytes that arrived in order and that the application has not read yet.
 
-use super::{LARGE, Storage};
+use super::{ChunkPool, LARGE, Storage};
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 
-/// The first chunk, and the only size that is kept as a spare: room for two full segments.
+/// The first chunk: room for two full segments.
 const FIRST_CHUNK: usize = 4 * 1024;
 /// The chunks behind a full one. What a chunk leaves unused is charged, and so is taken from the
 /// window: therefore no larger.
 const NEXT_CHUNK: usize = 16 * 1024;
 /// The largest chunk, for large payloads that could not be referenced.
 const MAX_CHUNK: usize = 64 * 1024;
+/// The list of chunks keeps its memory while the buffer is empty if it has room for no more than these.
+const FEW_CHUNKS: usize = 4;
 
 /// The receive queue. Its bound is the window that the connection offers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RecvBuffer {
     /// In order, none of them empty.
     chunks: VecDeque<Storage>,
     /// Bytes of the first chunk that were read already.
     consumed: usize,
-    /// An emptied chunk of [`FIRST_CHUNK`] bytes for the next segment.
-    spare: Option<Vec<u8>>,
+    pool: ChunkPool,
     len: usize,
     charged: usize,
 }
 
 impl RecvBuffer {
-    /// An empty buffer without memory.
-    pub fn new() -> Self {
-        Self::default()
+    /// An empty buffer, with memory from `pool`.
+    pub fn new(pool: ChunkPool) -> Self {
+        RecvBuffer { chunks: VecDeque::new(), consumed: 0, pool, len: 0, charged: 0 }
     }
 
     /// The bytes that can be read.
@@ -41,7 +42,7 @@ impl RecvBuffer {
         self.len == 0
     }
 
-    /// The bytes of memory that the unread data keeps (without the spare chunk): zero when empty.
+    /// The bytes of memory that the unread data keeps: zero when empty.
     pub fn charged(&self) -> usize {
         self.charged
     }
@@ -140,15 +141,10 @@ impl RecvBuffer {
 
     /// Throws everything away, memory included.
     pub fn clear(&mut self) {
-        *self = Self::new();
-    }
-
-    /// Gives back the memory that is held for future segments only: for a connection that has gone idle.
-    pub fn shrink(&mut self) {
-        self.spare = None;
-        if self.chunks.is_empty() {
-            self.chunks = VecDeque::new();
+        for chunk in std::mem::take(&mut self.chunks) {
+            self.retire(chunk);
         }
+        (self.consumed, self.len, self.charged) = (0, 0, 0);
     }
 
     fn front(&self) -> Option<&[u8]> {
@@ -163,11 +159,15 @@ impl RecvBuffer {
         let Some(chunk) = self.chunks.pop_front_if(|chunk| chunk.len() == consumed) else { return };
         self.consumed = 0;
         self.charged -= chunk.charge();
-        if let Storage::Own(mut vec) = chunk
-            && vec.capacity() == FIRST_CHUNK
-        {
-            vec.clear();
-            self.spare = Some(vec);
+        self.retire(chunk);
+        if self.chunks.is_empty() && self.chunks.capacity() > FEW_CHUNKS {
+            self.chunks = VecDeque::new();
+        }
+    }
+
+    fn retire(&self, storage: Storage) {
+        if let Storage::Own(chunk) = storage {
+            self.pool.give(chunk);
         }
     }
 
@@ -194,8 +194,13 @@ impl RecvBuffer {
             _ => FIRST_CHUNK,
         };
         let wanted = needed.clamp(usual, MAX_CHUNK);
-        let spare = if wanted == FIRST_CHUNK { self.spare.take() } else { None };
-        self.push(spare.map_or_else(|| Storage::with_room(wanted), Storage::Own));
+        self.push(Storage::Own(self.pool.take(wanted)));
+    }
+}
+
+impl Drop for RecvBuffer {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

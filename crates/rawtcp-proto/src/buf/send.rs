@@ -1,6 +1,6 @@
 //! Bytes that the application wrote and the peer has not acknowledged yet.
 
-use super::{LARGE, Storage};
+use super::{ChunkPool, LARGE, Storage};
 use crate::seq::{Offset, OffsetRange};
 use bytes::Bytes;
 use std::collections::{VecDeque, vec_deque};
@@ -13,14 +13,15 @@ const NEXT_CHUNK: usize = 64 * 1024;
 /// The chunk behind a referenced payload, as for the frame header between two bodies: it may well
 /// hold a few bytes only, and there may be one per payload.
 const WEDGE_CHUNK: usize = 4 * 1024;
+/// The list of chunks keeps its memory while the buffer is empty if it has room for no more than these.
+const FEW_CHUNKS: usize = 4;
 
 /// The send queue: every byte from the first unacknowledged one to the last written one.
 #[derive(Debug)]
 pub struct SendBuffer {
     /// Contiguous, in order, none of them empty.
     chunks: VecDeque<Chunk>,
-    /// An emptied chunk for the next write: at most [`FIRST_CHUNK`] large while the buffer is empty.
-    spare: Option<Vec<u8>>,
+    pool: ChunkPool,
     start: Offset,
     end: Offset,
     capacity: usize,
@@ -40,9 +41,9 @@ impl Chunk {
 }
 
 impl SendBuffer {
-    /// An empty buffer for `capacity` bytes. Its first byte will be `Offset(1)`: the SYN is 0.
-    pub fn new(capacity: usize) -> Self {
-        SendBuffer { chunks: VecDeque::new(), spare: None, start: Offset(1), end: Offset(1), capacity, charged: 0 }
+    /// An empty buffer for `capacity` bytes with memory from `pool`. Its first byte will be `Offset(1)`: the SYN is 0.
+    pub fn new(capacity: usize, pool: ChunkPool) -> Self {
+        SendBuffer { chunks: VecDeque::new(), pool, start: Offset(1), end: Offset(1), capacity, charged: 0 }
     }
 
     /// The most bytes that the buffer takes.
@@ -71,7 +72,7 @@ impl SendBuffer {
         self.capacity.saturating_sub(self.len())
     }
 
-    /// The bytes of memory behind the queue (without the spare chunk).
+    /// The bytes of memory behind the queue.
     pub fn charged(&self) -> usize {
         self.charged
     }
@@ -125,8 +126,8 @@ impl SendBuffer {
             self.charged -= chunk.storage.charge();
             self.retire(chunk.storage);
         }
-        if self.chunks.is_empty() {
-            self.spare.take_if(|spare| spare.capacity() > FIRST_CHUNK);
+        if self.chunks.is_empty() && self.chunks.capacity() > FEW_CHUNKS {
+            self.chunks = VecDeque::new();
         }
     }
 
@@ -141,18 +142,8 @@ impl SendBuffer {
 
     /// Throws everything away, memory included. Offsets go on where they were.
     pub fn clear(&mut self) {
-        self.start = self.end;
+        self.release_to(self.end);
         self.chunks = VecDeque::new();
-        self.spare = None;
-        self.charged = 0;
-    }
-
-    /// Gives back the memory that is held for future writes only: for a connection that has gone idle.
-    pub fn shrink(&mut self) {
-        self.spare = None;
-        if self.chunks.is_empty() {
-            self.chunks = VecDeque::new();
-        }
     }
 
     fn open_chunk(&mut self) {
@@ -161,9 +152,7 @@ impl SendBuffer {
             Some(Storage::Own(_)) => NEXT_CHUNK,
             Some(Storage::Shared { .. }) => WEDGE_CHUNK,
         };
-        let fits = |spare: &mut Vec<u8>| (wanted..=wanted * 4).contains(&spare.capacity());
-        let storage = self.spare.take_if(fits).map_or_else(|| Storage::with_room(wanted), Storage::Own);
-        self.push(storage);
+        self.push(Storage::Own(self.pool.take(wanted)));
     }
 
     fn push(&mut self, storage: Storage) {
@@ -171,19 +160,16 @@ impl SendBuffer {
         self.chunks.push_back(Chunk { start: self.end, storage });
     }
 
-    /// Keeps an emptied chunk as the spare if it is a better one: a large one while data flows, a
-    /// small one when the buffer has run empty.
-    fn retire(&mut self, storage: Storage) {
-        let Storage::Own(mut chunk) = storage else { return };
-        let better = match &self.spare {
-            None => true,
-            Some(spare) if self.chunks.is_empty() => chunk.capacity() < spare.capacity(),
-            Some(spare) => chunk.capacity() > spare.capacity(),
-        };
-        if better {
-            chunk.clear();
-            self.spare = Some(chunk);
+    fn retire(&self, storage: Storage) {
+        if let Storage::Own(chunk) = storage {
+            self.pool.give(chunk);
         }
+    }
+}
+
+impl Drop for SendBuffer {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

@@ -80,7 +80,14 @@ impl Connection {
             let full = segment.payload.len() >= self.rcv.seen_mss as usize;
             if full && ts.echo != 0 && ts.echo != demand.echo && elapsed < 1 << 24 {
                 demand.echo = ts.echo;
-                demand.on_sample(Duration::from_millis(u64::from(elapsed.max(1))));
+                // Below a tick of the timestamps the clock says nothing; what was measured otherwise does, and where a
+                // round trip takes microseconds a buffer for a millisecond is only memory that falls out of the cache.
+                let tick = Duration::from_millis(1);
+                let sample = match elapsed {
+                    0 | 1 => self.rtt.min_rtt().map_or(tick, |least| least.min(tick)),
+                    _ => tick * elapsed,
+                };
+                demand.on_sample(sample);
             }
         } else if self.rcv.nxt >= demand.edge {
             // A whole window took at least a round trip: the least of these times is believed.

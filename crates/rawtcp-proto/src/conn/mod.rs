@@ -285,8 +285,8 @@ impl Connection {
             negotiated: Negotiated { timestamps: config.timestamps, sack: config.sack, scales: None },
             snd: SendSpace::new(iss, ts_offset, default_mss(tuple.is_v6())),
             rcv: RecvSpace::new(mss, config.scale_to_offer()),
-            send_buf: SendBuffer::new(config.send_buffer.max(1)),
-            recv_buf: RecvBuffer::new(),
+            send_buf: SendBuffer::new(config.send_buffer.max(1), config.pool.clone()),
+            recv_buf: RecvBuffer::new(config.pool.clone()),
             assembler: Assembler::new(),
             sent: SentQueue::new(Offset(0)),
             rtt: RttEstimator::new(config.rto_initial, config.rto_min, config.rto_max),
@@ -323,6 +323,11 @@ impl Connection {
     /// The state.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// The largest IP packet, in bytes, that the path is taken to carry.
+    pub fn path_mtu(&self) -> u32 {
+        self.path.mtu
     }
 
     /// The settings in force.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::buf::ChunkPool;
 use proptest::prelude::*;
 
 fn insert(assembler: &mut Assembler, at: u64, data: &[u8]) -> Inserted {
@@ -14,7 +15,7 @@ fn ranges(assembler: &Assembler) -> Vec<(u64, u64)> {
 }
 
 fn taken(assembler: &mut Assembler, next: u64) -> (u64, Vec<u8>) {
-    let mut buffer = RecvBuffer::new();
+    let mut buffer = RecvBuffer::new(ChunkPool::default());
     let end = assembler.take_ready(Offset(next), &mut buffer);
     (end.0, buffer.chunks().flatten().copied().collect())
 }
@@ -222,7 +223,7 @@ fn large_payloads_are_referenced_all_the_way() {
     let owner = Bytes::from((0..30_000u32).map(|i| (i % 251) as u8).collect::<Vec<_>>());
     assembler.insert(Offset(1_000), &owner[52..], Some(&owner), false, 9, usize::MAX);
     assert_eq!(assembler.charged(), owner.len() + PIECE_OVERHEAD);
-    let mut buffer = RecvBuffer::new();
+    let mut buffer = RecvBuffer::new(ChunkPool::default());
     assert_eq!(assembler.take_ready(Offset(1_010), &mut buffer), Offset(1_000 + 29_948));
     assert_eq!(buffer.chunks().next().unwrap().as_ptr(), owner[62..].as_ptr());
     assert_eq!((buffer.charged(), assembler.charged()), (owner.len(), 0));
@@ -269,7 +270,7 @@ proptest! {
     ) {
         let mut assembler = Assembler::new();
         let mut model = Model { bytes: vec![None; SPACE + 1], fin: None };
-        let (mut next, mut buffer) = (0usize, RecvBuffer::new());
+        let (mut next, mut buffer) = (0usize, RecvBuffer::new(ChunkPool::default()));
         for (i, (at, len, owned, extra, take)) in places.into_iter().enumerate() {
             let owner: Bytes = (0..len + extra).map(|k| (i * 37 + k) as u8).collect();
             let data = &owner[extra..];

@@ -8,12 +8,12 @@ fn check(buffer: &RecvBuffer) {
     assert!(buffer.chunks.iter().all(|chunk| chunk.len() > 0));
     assert!(buffer.chunks.front().map_or(buffer.consumed == 0, |front| buffer.consumed < front.len()));
     assert_eq!(buffer.charged, buffer.chunks.iter().map(Storage::charge).sum::<usize>());
-    assert!(buffer.spare.as_ref().is_none_or(|spare| spare.is_empty() && spare.capacity() == FIRST_CHUNK));
+    assert!(!buffer.chunks.is_empty() || buffer.chunks.capacity() <= FEW_CHUNKS);
 }
 
 #[test]
 fn segments_that_are_read_at_once_reuse_one_chunk() {
-    let mut buffer = RecvBuffer::new();
+    let mut buffer = RecvBuffer::new(ChunkPool::default());
     let (mut out, mut seen) = ([0; 2_000], None);
     for turn in 0..100 {
         buffer.append(&[turn; 1_448], None);
@@ -23,13 +23,12 @@ fn segments_that_are_read_at_once_reuse_one_chunk() {
         assert_eq!(buffer.read(&mut out), 1_448);
         assert_eq!((out[0], out[1_447], buffer.charged()), (turn, turn, 0));
     }
-    buffer.shrink();
-    assert!(buffer.spare.is_none() && buffer.chunks.capacity() == 0);
+    assert_eq!(buffer.pool.free_bytes(), FIRST_CHUNK);
 }
 
 #[test]
 fn small_segments_share_chunks() {
-    let mut buffer = RecvBuffer::new();
+    let mut buffer = RecvBuffer::new(ChunkPool::default());
     for _ in 0..100_000 {
         buffer.append(b"x", None);
     }
@@ -47,14 +46,14 @@ fn who_is_referenced() {
         ("a large slice of a much larger owner", 0..9_000, false),
         ("a small slice", 0..LARGE - 1, false),
     ] {
-        let mut buffer = RecvBuffer::new();
+        let mut buffer = RecvBuffer::new(ChunkPool::default());
         buffer.append(&owner[range.clone()], Some(&owner));
         let same = buffer.chunks().next().unwrap().as_ptr() == owner[range.clone()].as_ptr();
         assert_eq!(same, shared, "{name}");
         assert_eq!(buffer.charged() == owner.len(), shared, "{name}");
         check(&buffer);
     }
-    let mut buffer = RecvBuffer::new();
+    let mut buffer = RecvBuffer::new(ChunkPool::default());
     let foreign = vec![9; 20_000];
     buffer.append(&foreign, Some(&owner));
     assert!(buffer.chunks().flatten().all(|&byte| byte == 9));
@@ -63,7 +62,7 @@ fn who_is_referenced() {
 #[test]
 fn a_reference_is_charged_until_its_last_byte_is_read() {
     let owner = Bytes::from(vec![5; 10_000]);
-    let mut buffer = RecvBuffer::new();
+    let mut buffer = RecvBuffer::new(ChunkPool::default());
     buffer.append(&owner, Some(&owner));
     buffer.read(&mut [0; 9_999]);
     assert_eq!((buffer.len(), buffer.charged()), (1, 10_000));
@@ -74,7 +73,7 @@ fn a_reference_is_charged_until_its_last_byte_is_read() {
 #[test]
 fn chunks_are_handed_out_without_a_copy() {
     let owner = Bytes::from((0..10_000u32).map(|i| i as u8).collect::<Vec<_>>());
-    let mut buffer = RecvBuffer::new();
+    let mut buffer = RecvBuffer::new(ChunkPool::default());
     buffer.append(&owner, Some(&owner));
     assert_eq!(buffer.read_chunk(0), None);
     let first = buffer.read_chunk(6_000).unwrap();
@@ -89,12 +88,12 @@ fn chunks_are_handed_out_without_a_copy() {
     buffer.append(&[1; 30], None);
     let at = buffer.chunks().next().unwrap().as_ptr();
     assert_ne!(buffer.read_chunk(usize::MAX).unwrap().as_ptr(), at, "4 KiB are not given away for 30 bytes");
-    assert!(buffer.is_empty() && buffer.spare.is_some());
+    assert!(buffer.is_empty() && buffer.pool.free_bytes() == FIRST_CHUNK);
 }
 
 #[test]
 fn clear_keeps_no_memory() {
-    let mut buffer = RecvBuffer::new();
+    let mut buffer = RecvBuffer::new(ChunkPool::default());
     buffer.append(&[0; 100_000], None);
     buffer.read(&mut [0; 5_000]);
     buffer.clear();
@@ -110,7 +109,7 @@ proptest! {
             1..80,
         ),
     ) {
-        let mut buffer = RecvBuffer::new();
+        let mut buffer = RecvBuffer::new(ChunkPool::default());
         let mut model: VecDeque<u8> = VecDeque::new();
         let mut next = 0u8;
         for (what, n, extra) in steps {
@@ -146,7 +145,10 @@ proptest! {
                         prop_assert!(model.drain(..bytes.len()).eq(bytes));
                     }
                 },
-                _ => buffer.shrink(),
+                _ => {
+                    buffer.clear();
+                    model.clear();
+                }
             }
             check(&buffer);
             prop_assert_eq!(buffer.len(), model.len());

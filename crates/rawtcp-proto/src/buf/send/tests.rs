@@ -20,14 +20,14 @@ fn check(buffer: &SendBuffer) {
     assert_eq!(at, buffer.end);
     assert_eq!(buffer.charged, buffer.chunks.iter().map(|chunk| chunk.storage.charge()).sum::<usize>());
     if buffer.is_empty() {
-        assert!(buffer.spare.as_ref().is_none_or(|spare| spare.capacity() <= FIRST_CHUNK));
+        assert!(buffer.chunks.capacity() <= FEW_CHUNKS);
         assert_eq!(buffer.charged, 0);
     }
 }
 
 #[test]
 fn offsets_begin_behind_the_syn() {
-    let mut buffer = SendBuffer::new(10);
+    let mut buffer = SendBuffer::new(10, ChunkPool::default());
     assert_eq!((buffer.start(), buffer.end(), buffer.free()), (Offset(1), Offset(1), 10));
     assert_eq!(buffer.write(&pattern(1, 4)), 4);
     assert_eq!(buffer.write(&pattern(5, 20)), 6);
@@ -37,7 +37,7 @@ fn offsets_begin_behind_the_syn() {
 
 #[test]
 fn ranges_are_clamped_to_what_is_kept() {
-    let mut buffer = SendBuffer::new(1 << 20);
+    let mut buffer = SendBuffer::new(1 << 20, ChunkPool::default());
     buffer.write(&pattern(1, 100));
     buffer.release_to(Offset(51));
     for (name, from, to, expected) in [
@@ -59,7 +59,7 @@ fn ranges_are_clamped_to_what_is_kept() {
 
 #[test]
 fn a_release_beyond_the_end_or_backwards_is_harmless() {
-    let mut buffer = SendBuffer::new(100);
+    let mut buffer = SendBuffer::new(100, ChunkPool::default());
     buffer.write(&pattern(1, 10));
     buffer.release_to(Offset(5));
     buffer.release_to(Offset(2));
@@ -71,7 +71,7 @@ fn a_release_beyond_the_end_or_backwards_is_harmless() {
 
 #[test]
 fn less_capacity_than_bytes_keeps_the_bytes() {
-    let mut buffer = SendBuffer::new(100);
+    let mut buffer = SendBuffer::new(100, ChunkPool::default());
     buffer.write(&pattern(1, 80));
     buffer.set_capacity(50);
     assert_eq!((buffer.capacity(), buffer.len(), buffer.free(), buffer.write(b"x")), (50, 80, 0, 0));
@@ -81,7 +81,7 @@ fn less_capacity_than_bytes_keeps_the_bytes() {
 
 #[test]
 fn a_small_dialogue_reuses_one_chunk() {
-    let mut buffer = SendBuffer::new(1 << 20);
+    let mut buffer = SendBuffer::new(1 << 20, ChunkPool::default());
     let mut seen = None;
     for turn in 0..100u64 {
         buffer.write(&[turn as u8; 200]);
@@ -90,13 +90,12 @@ fn a_small_dialogue_reuses_one_chunk() {
         assert_eq!(buffer.charged(), FIRST_CHUNK);
         buffer.release_to(buffer.end());
     }
-    buffer.shrink();
-    assert!(buffer.spare.is_none() && buffer.chunks.capacity() == 0);
+    assert_eq!(buffer.pool.free_bytes(), FIRST_CHUNK);
 }
 
 #[test]
 fn a_bulk_transfer_recycles_its_chunks_and_sends_in_few_slices() {
-    let mut buffer = SendBuffer::new(256 * 1024);
+    let mut buffer = SendBuffer::new(256 * 1024, ChunkPool::default());
     let mut pointers = std::collections::HashSet::new();
     for _ in 0..2_000 {
         buffer.write(&[7; 10_000]);
@@ -113,7 +112,7 @@ fn a_bulk_transfer_recycles_its_chunks_and_sends_in_few_slices() {
 
 #[test]
 fn large_payloads_are_referenced_and_small_ones_are_not() {
-    let mut buffer = SendBuffer::new(10_000);
+    let mut buffer = SendBuffer::new(10_000, ChunkPool::default());
     let large = Bytes::from(pattern(1, LARGE));
     assert_eq!(buffer.write_bytes(large.clone()), LARGE);
     assert_eq!(buffer.slices(Offset(1)..Offset(2)).next().unwrap().as_ptr(), large.as_ptr());
@@ -128,7 +127,7 @@ fn large_payloads_are_referenced_and_small_ones_are_not() {
 
 #[test]
 fn clear_keeps_the_place_and_no_memory() {
-    let mut buffer = SendBuffer::new(1 << 20);
+    let mut buffer = SendBuffer::new(1 << 20, ChunkPool::default());
     buffer.write(&[0; 100_000]);
     buffer.clear();
     assert_eq!((buffer.len(), buffer.start(), buffer.charged()), (0, Offset(100_001), 0));
@@ -143,7 +142,7 @@ proptest! {
         capacity in 1..300_000usize,
         steps in prop::collection::vec((0..6u8, prop_oneof![0..200usize, 0..90_000usize], any::<bool>()), 1..60),
     ) {
-        let mut buffer = SendBuffer::new(capacity);
+        let mut buffer = SendBuffer::new(capacity, ChunkPool::default());
         let (mut all, mut start, mut capacity) = (vec![0u8], 1usize, capacity);
         for (what, n, flag) in steps {
             match what {
@@ -163,7 +162,6 @@ proptest! {
                     buffer.set_capacity(capacity);
                 }
                 _ => {
-                    buffer.shrink();
                     let from = start + (n % (all.len() - start + 1));
                     let to = if flag { all.len() } else { (from + 3_000).min(all.len()) };
                     let slices = buffer.slices(Offset(from as u64)..Offset(to as u64));
