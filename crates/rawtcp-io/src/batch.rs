@@ -1,6 +1,5 @@
 //! A reusable batch of received packets.
 
-use std::collections::VecDeque;
 use std::fmt;
 
 use bytes::{Bytes, BytesMut};
@@ -25,7 +24,8 @@ const POOL: usize = 64;
 pub struct RxBatch {
     slots: Vec<Slot>,
     len: usize,
-    pool: VecDeque<Bytes>,
+    /// Buffers handed on, the latest last.
+    pool: Vec<Bytes>,
 }
 
 struct Slot {
@@ -41,7 +41,7 @@ impl RxBatch {
     /// A batch for up to `capacity` packets (at least one). Buffers are allocated when first used.
     pub fn new(capacity: usize) -> Self {
         let slot = || Slot { meta: RxMeta::IP, buffer: BytesMut::new(), owned: None, recycle: false };
-        Self { slots: std::iter::repeat_with(slot).take(capacity.max(1)).collect(), len: 0, pool: VecDeque::new() }
+        Self { slots: std::iter::repeat_with(slot).take(capacity.max(1)).collect(), len: 0, pool: Vec::new() }
     }
 
     /// Packets in the batch.
@@ -94,9 +94,9 @@ impl RxBatch {
                 && slot.recycle
             {
                 if self.pool.len() == POOL {
-                    self.pool.pop_front();
+                    self.pool.swap_remove(0);
                 }
-                self.pool.push_back(owned);
+                self.pool.push(owned);
             }
         }
         self.len = 0;
@@ -170,21 +170,15 @@ impl RxBatch {
     }
 }
 
-/// A buffer which everyone else has let go. Only the oldest few are looked at: if those are still held, the reader is
-/// slow, and searching on would cost more than an allocation.
-fn recycled(pool: &mut VecDeque<Bytes>) -> Option<BytesMut> {
-    for _ in 0..pool.len().min(4) {
-        match pool.pop_front()?.try_into_mut() {
-            Ok(mut buffer) => {
-                buffer.clear();
-                if buffer.capacity() >= RX_SLOT_SIZE {
-                    return Some(buffer);
-                }
-            }
-            Err(held) => pool.push_back(held),
-        }
-    }
-    None
+/// A buffer which everyone else has let go, the latest first: a reader that keeps up has just copied out of it, and it is
+/// in the cache still. Only a few are looked at: if those are held, the reader is slow, and searching on would cost more
+/// than an allocation.
+fn recycled(pool: &mut Vec<Bytes>) -> Option<BytesMut> {
+    const LOOK_AT: usize = 16;
+    let free = pool.iter().rev().take(LOOK_AT).position(Bytes::is_unique)?;
+    let mut buffer = pool.remove(pool.len() - 1 - free).try_into_mut().ok()?;
+    buffer.clear();
+    (buffer.capacity() >= RX_SLOT_SIZE).then_some(buffer)
 }
 
 impl fmt::Debug for RxBatch {

@@ -61,13 +61,13 @@ impl IcmpV6 {
         }
         sys::set_option(raw.fd(), libc::IPPROTO_ICMPV6, sys::ICMPV6_FILTER, blocked)?;
         // The type filter is in place; the quoted packet may have extension headers, so nothing else is tested here.
-        raw.attach(&filter::destination_ports(filter::Start::TransportHeader, &PortSet::all()))?;
+        raw.attach(&filter::destination_ports(filter::Start::Transport, &PortSet::all(), &[]))?;
         Ok(Self(raw))
     }
 }
 
 const CAPABILITIES: Capabilities =
-    Capabilities { mtu: 0, max_segmentable: 0, tx_checksum: false, max_batch: sys::BATCH };
+    Capabilities { mtu: 0, max_segmentable: 0, tx_checksum: false, max_batch: sys::BATCH, frames: false };
 
 fn refuse(packets: &[TxPacket<'_>]) -> (usize, Option<SendError>) {
     let error = || SendError::Other(io::Error::new(io::ErrorKind::Unsupported, "ICMP sockets only receive"));

@@ -58,6 +58,7 @@ impl MemConfig {
             max_segmentable: self.max_segmentable,
             tx_checksum: self.tx_checksum,
             max_batch: MAX_BATCH,
+            frames: false,
         }
     }
 

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 
+use crate::network::Mac;
 use crate::{PortSet, RxBatch, WakeSlot};
 
 /// What a device can do.
@@ -18,6 +19,9 @@ pub struct Capabilities {
     pub tx_checksum: bool,
     /// Packets which one `recv` or `send` moves at most with one system call.
     pub max_batch: usize,
+    /// The device sends link-layer frames: packets need a [next hop](TxPacket::link), and what it receives may be for
+    /// other hosts.
+    pub frames: bool,
 }
 
 /// How the data of a received packet begins.
@@ -49,6 +53,8 @@ pub enum RxChecksum {
     Valid,
     /// The field holds the pseudo-header sum only; the packet never left the machine.
     Partial,
+    /// Complete, so far as the device knows, and not verified: nothing but the right sum will do.
+    Unverified,
 }
 
 /// What is known about a received packet beside its bytes.
@@ -94,7 +100,9 @@ pub struct TxPacket<'a> {
     pub dst: IpAddr,
     /// Interface index for link-local IPv6 destinations; otherwise 0.
     pub scope: u32,
-    /// The packet, IP header first.
+    /// The next hop's link-layer address, for devices that send frames ([`Capabilities::frames`]).
+    pub link: Option<Mac>,
+    /// The packet, IP header first; where the device segments or sums, the first slice is the headers and nothing else.
     pub slices: &'a [IoSlice<'a>],
     /// Payload bytes per segment where the device is to segment; 0: one packet.
     pub segment_size: u16,

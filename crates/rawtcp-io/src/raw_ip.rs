@@ -26,12 +26,17 @@ pub struct RawConfig {
     pub recv_buffer: usize,
     /// Only packets of this interface.
     pub device: Option<String>,
+    /// No packets that came in by these interfaces: another device takes them. At most [`MAX_EXCEPT`] of them.
+    pub except: Vec<u32>,
 }
+
+/// So many interfaces can be [excepted](RawConfig::except): a comparison each for every packet.
+pub const MAX_EXCEPT: usize = 64;
 
 impl Default for RawConfig {
     /// 8 MiB: enough to lose nothing at 130,000 packets/s or 10 Gbit/s.
     fn default() -> Self {
-        Self { recv_buffer: 8 << 20, device: None }
+        Self { recv_buffer: 8 << 20, device: None, except: Vec::new() }
     }
 }
 
@@ -40,6 +45,7 @@ impl Default for RawConfig {
 pub(crate) struct RawSocket {
     socket: Socket,
     recv_buffer: usize,
+    except: Vec<u32>,
     truncated: AtomicU64,
 }
 
@@ -66,7 +72,7 @@ impl RawSocket {
             }
         }
         let recv_buffer = enlarge_receive_buffer(&socket, config.recv_buffer)?;
-        let raw = Self { socket, recv_buffer, truncated: AtomicU64::new(0) };
+        let raw = Self { socket, recv_buffer, except: config.except.clone(), truncated: AtomicU64::new(0) };
         raw.drain()?;
         Ok(raw)
     }
@@ -87,6 +93,10 @@ impl RawSocket {
 
     pub(crate) fn attach(&self, program: &[Op]) -> io::Result<()> {
         filter::attach(&self.socket, program)
+    }
+
+    fn set_ports(&self, start: Start, ports: &PortSet) -> io::Result<()> {
+        self.attach(&filter::destination_ports(start, ports, &self.except))
     }
 
     pub(crate) fn recv(
@@ -129,7 +139,7 @@ impl RawSocket {
 }
 
 /// Asks for a receive queue of `wanted` bytes; returns what was given.
-fn enlarge_receive_buffer(socket: &Socket, wanted: usize) -> io::Result<usize> {
+pub(crate) fn enlarge_receive_buffer(socket: &Socket, wanted: usize) -> io::Result<usize> {
     // The kernel doubles what it is asked for, and reads back the double.
     let half = libc::c_int::try_from(wanted / 2).unwrap_or(libc::c_int::MAX / 2);
     if sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, half).is_err() {
@@ -139,7 +149,7 @@ fn enlarge_receive_buffer(socket: &Socket, wanted: usize) -> io::Result<usize> {
     socket.recv_buffer_size()
 }
 
-fn classify(error: io::Error) -> SendError {
+pub(crate) fn classify(error: io::Error) -> SendError {
     match error.raw_os_error() {
         Some(libc::EAGAIN) => SendError::WouldBlock,
         Some(libc::ENOBUFS | libc::ENOMEM | libc::EPERM) => SendError::Lost(error),
@@ -153,7 +163,7 @@ fn classify(error: io::Error) -> SendError {
 }
 
 const CAPABILITIES: Capabilities =
-    Capabilities { mtu: 65_535, max_segmentable: 0, tx_checksum: false, max_batch: sys::BATCH };
+    Capabilities { mtu: 65_535, max_segmentable: 0, tx_checksum: false, max_batch: sys::BATCH, frames: false };
 
 /// TCP over IPv4 by a raw socket.
 #[derive(Debug)]
@@ -238,7 +248,7 @@ impl PacketIo for RawIpV4 {
         self.0.truncated()
     }
     fn set_ports(&self, ports: &PortSet) -> io::Result<()> {
-        self.0.attach(&filter::destination_ports(Start::Ipv4Header, ports))
+        self.0.set_ports(Start::Ipv4, ports)
     }
     fn recv_queue_bytes(&self) -> usize {
         self.0.recv_queue_bytes()
@@ -268,7 +278,7 @@ impl PacketIo for RawIpV6 {
         self.0.truncated()
     }
     fn set_ports(&self, ports: &PortSet) -> io::Result<()> {
-        self.0.attach(&filter::destination_ports(Start::TransportHeader, ports))
+        self.0.set_ports(Start::Transport, ports)
     }
     fn recv_queue_bytes(&self) -> usize {
         self.0.recv_queue_bytes()

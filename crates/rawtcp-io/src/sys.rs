@@ -1,6 +1,8 @@
 //! System calls that no safe wrapper covers.
 #![allow(unsafe_code)]
 
+pub(crate) mod frames;
+
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -109,7 +109,14 @@ fn segment(src: SocketAddr, dst: SocketAddr, flags: u8, total: usize) -> Vec<u8>
 fn send(device: &dyn PacketIo, dst: IpAddr, packet: &[u8]) -> (usize, Option<SendError>) {
     let (head, tail) = packet.split_at(20);
     let slices = [IoSlice::new(head), IoSlice::new(tail)];
-    device.send(&[TxPacket { dst, scope: 0, slices: &slices, segment_size: 0, checksum: TxChecksum::Complete }])
+    device.send(&[TxPacket {
+        dst,
+        scope: 0,
+        link: None,
+        slices: &slices,
+        segment_size: 0,
+        checksum: TxChecksum::Complete,
+    }])
 }
 
 const SYN: u8 = 2;
@@ -303,6 +310,7 @@ fn a_batch_goes_out_in_order_up_to_the_packet_that_fails() {
         let transmit = |i: usize, dst: Ipv4Addr| TxPacket {
             dst: dst.into(),
             scope: 0,
+            link: None,
             slices: &slices[i],
             segment_size: 0,
             checksum: TxChecksum::Complete,
@@ -322,7 +330,7 @@ fn a_batch_goes_out_in_order_up_to_the_packet_that_fails() {
 #[test]
 fn losses_of_a_full_queue_are_counted_exactly() {
     isolated("losses_of_a_full_queue_are_counted_exactly", || {
-        let device = RawIpV4::open(&RawConfig { recv_buffer: 64 << 10, device: None }).unwrap();
+        let device = RawIpV4::open(&RawConfig { recv_buffer: 64 << 10, device: None, ..RawConfig::default() }).unwrap();
         assert_eq!(device.recv_queue_bytes(), 64 << 10);
         device.set_ports(&ports(&[77])).unwrap();
         let localhost = Ipv4Addr::LOCALHOST;

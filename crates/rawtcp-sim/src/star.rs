@@ -288,7 +288,7 @@ impl PacketIo for Device {
         "star"
     }
     fn capabilities(&self) -> Capabilities {
-        Capabilities { mtu: self.mtu, max_segmentable: 0, tx_checksum: false, max_batch: 64 }
+        Capabilities { mtu: self.mtu, max_segmentable: 0, tx_checksum: false, max_batch: 64, frames: false }
     }
     fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
         batch.clear();

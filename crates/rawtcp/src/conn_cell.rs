@@ -7,6 +7,7 @@
 
 use crate::alarm::Due;
 use crate::budget::Grant;
+use crate::device::Lane;
 use crate::host::Host;
 use crate::readiness::{Bits, Readiness, WakeList};
 use crate::stats::count;
@@ -33,8 +34,8 @@ pub(crate) struct ConnCell {
 pub(crate) struct Inner {
     pub(crate) conn: Connection,
     pub(crate) readiness: Readiness,
-    /// The device it sends by.
-    pub(crate) device: usize,
+    /// By what it sends.
+    pub(crate) lane: Lane,
     /// It stands in the device's list of blocked connections.
     pub(crate) blocked: bool,
     /// It has come to the head of that list: it may send before those who wait.
@@ -94,7 +95,7 @@ impl ConnCell {
     pub(crate) fn new(
         host: &Arc<Host>,
         conn: Connection,
-        device: usize,
+        lane: Lane,
         granted: Grant,
         linger: Option<Duration>,
     ) -> Arc<Self> {
@@ -104,7 +105,7 @@ impl ConnCell {
             state: conn.state(),
             conn,
             readiness: Readiness::default(),
-            device,
+            lane,
             blocked: false,
             turn: false,
             touched: false,
@@ -212,7 +213,7 @@ impl ConnCell {
         if trouble.too_big {
             let known =
                 self.host.devices.route(self.tuple.remote, Some(self.tuple.local.ip()), None).map(|way| way.mtu);
-            let now_smaller = known.ok().filter(|&mtu| mtu < inner.conn.info().pmtu);
+            let now_smaller = known.ok().filter(|&mtu| mtu < inner.conn.path_mtu());
             // 0: what the kernel says of the route did not help; step down.
             inner.conn.on_path_mtu(now, now_smaller.unwrap_or(0));
         }

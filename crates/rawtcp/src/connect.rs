@@ -81,8 +81,8 @@ impl Host {
         let way = self.devices.route(remote, bound_ip, by.as_deref())?;
         let remote = scoped(remote, way.scope);
         let source = scoped(SocketAddr::new(way.source, 0), way.scope);
-        let device = self.devices.towards(remote.ip())?;
-        let (config, granted) = self.grant(device, conn);
+        let lane = way.lane;
+        let (config, granted) = self.grant(lane.receives(), conn);
         let now = self.clock.now();
         let claim = |local| {
             let tuple = FourTuple::new(local, remote);
@@ -95,7 +95,7 @@ impl Host {
             };
             let ts_offset = shard.ts_offset(&tuple);
             let conn = Connection::connect(now, &config, tuple, iss, ts_offset, Path { mtu: way.mtu });
-            let cell = ConnCell::new(self, conn, device, granted, linger);
+            let cell = ConnCell::new(self, conn, lane.clone(), granted, linger);
             shard.insert(tuple, cell.clone());
             Some((cell, took_over))
         };

@@ -6,7 +6,12 @@ use crate::ports::{Bind, canonical};
 use crate::sync::Arc;
 use crate::tx_queue::TxQueue;
 use rawtcp_io::mem::{self, LoopbackDevice, MemConfig, Receiver, Switch};
-use rawtcp_io::{Guard, GuardRequest, IcmpV4, IcmpV6, PacketIo, PortSet, RawConfig, RawIpV4, RawIpV6, route};
+use rawtcp_io::network::{Hop, Interface, LocalAddresses, Mac, Network};
+use rawtcp_io::{
+    Guard, GuardRequest, IcmpV4, IcmpV6, MAX_EXCEPT, PacketConfig, PacketDevice, PacketIo, PortSet, RawConfig, RawIpV4,
+    RawIpV6, route,
+};
+use rawtcp_proto::{FourTuple, Instant};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -17,6 +22,15 @@ pub enum Device {
     /// Raw IP sockets on the host's interfaces, IPv4 and IPv6. Needs CAP_NET_RAW.
     #[default]
     Raw,
+    /// AF_PACKET sockets on Ethernet interfaces, with segmentation and checksum offload: one interface, or all that are
+    /// up when the stack is made. Raw IP sockets for everything else: `lo` and the host's own addresses, tunnels,
+    /// interfaces that come later. Needs CAP_NET_RAW. The host's firewall does not see what is received in this way.
+    Packet {
+        /// The name of the interface; `None`: all.
+        interface: Option<String>,
+    },
+    /// As [`Packet`](Self::Packet) with all interfaces, and where there is no Ethernet as [`Raw`](Self::Raw).
+    Auto,
     /// A loopback inside this process, for 127.0.0.0/8 and ::1; everything else is unreachable. Needs nothing.
     Loopback,
     /// A device of the caller's, on which the stack owns these addresses by itself: an in-memory link, for instance.
@@ -41,12 +55,47 @@ pub(crate) enum Carries {
 pub(crate) struct Open {
     pub(crate) io: Arc<dyn PacketIo>,
     pub(crate) carries: Carries,
+    /// What it receives may be for other hosts.
+    pub(crate) sees_others: bool,
     pub(crate) queue: TxQueue,
 }
 
 impl Open {
     fn new(io: Arc<dyn PacketIo>, carries: Carries) -> Self {
-        Open { io, carries, queue: TxQueue::default() }
+        Open { sees_others: io.capabilities().frames, io, carries, queue: TxQueue::default() }
+    }
+}
+
+/// A way past the kernel's routing: an Ethernet device, and the neighbour that packets are handed to.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) device: usize,
+    hop: Arc<Hop>,
+}
+
+/// By what the packets to one peer leave: the kernel's way, which is always open, and perhaps a faster one.
+#[derive(Clone, Debug)]
+pub(crate) struct Lane {
+    kernel: usize,
+    link: Option<Link>,
+    /// The state of the routes that this was learned from.
+    generation: u32,
+}
+
+impl Lane {
+    /// The device for what leaves now, and the neighbour's address where that device wants it.
+    pub(crate) fn choose(&self, now: Instant) -> (usize, Option<Mac>) {
+        if let Some(link) = &self.link
+            && let Some(mac) = link.hop.mac(now.as_nanos())
+        {
+            return (link.device, Some(mac));
+        }
+        (self.kernel, None)
+    }
+
+    /// The device that the peer's packets come in by, as far as is known: its receive queue bounds the windows.
+    pub(crate) fn receives(&self) -> usize {
+        self.link.as_ref().map_or(self.kernel, |link| link.device)
     }
 }
 
@@ -70,6 +119,10 @@ pub(crate) struct Devices {
     addresses: Addresses,
     /// Where the raw sockets are: the inode of their network namespace.
     namespace: Option<u64>,
+    /// What the kernel knows, where we send frames by ourselves.
+    network: Option<Network>,
+    /// The Ethernet devices, by the number of their interface.
+    ethernets: Vec<(u32, usize)>,
 }
 
 /// The network namespace of the calling thread; `None` where that is not shown.
@@ -79,12 +132,13 @@ fn namespace() -> Option<u64> {
 }
 
 /// How a peer is reached.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Way {
     pub(crate) source: IpAddr,
     pub(crate) scope: u32,
     /// The largest IP packet, in bytes.
     pub(crate) mtu: u32,
+    pub(crate) lane: Lane,
 }
 
 /// A reserved port; freed on drop.
@@ -114,7 +168,7 @@ impl Reservation {
     pub(crate) fn without_stack(device: &Device, request: &Bind) -> io::Result<Self> {
         let &Bind { addr, v6only, device: ref device_name, .. } = request;
         match device {
-            Device::Raw => {
+            Device::Raw | Device::Packet { .. } | Device::Auto => {
                 let guard = Guard::bind(&GuardRequest { addr, v6only, device: device_name.clone() })?;
                 Ok(Reservation::Kernel(guard))
             }
@@ -137,7 +191,9 @@ fn lacks_family(error: &io::Error) -> bool {
 impl Devices {
     pub(crate) fn open(device: &Device) -> io::Result<Self> {
         match device {
-            Device::Raw => Self::open_raw(),
+            Device::Raw => Self::open_raw(None, &[]),
+            Device::Packet { interface } => Self::open_packet(interface.as_deref(), true),
+            Device::Auto => Self::open_packet(None, false),
             Device::Loopback => {
                 let io = Arc::new(Switch::process().attach(MemConfig::loopback()));
                 Ok(Self::one(io.clone(), Addresses::Switch(io)))
@@ -147,11 +203,40 @@ impl Devices {
     }
 
     fn one(io: Arc<dyn PacketIo>, addresses: Addresses) -> Self {
-        Devices { all: vec![Open::new(io, Carries::Tcp)], v4: Some(0), v6: Some(0), addresses, namespace: None }
+        Devices {
+            all: vec![Open::new(io, Carries::Tcp)],
+            v4: Some(0),
+            v6: Some(0),
+            addresses,
+            namespace: None,
+            network: None,
+            ethernets: Vec::new(),
+        }
     }
 
-    fn open_raw() -> io::Result<Self> {
-        let config = RawConfig::default();
+    /// AF_PACKET sockets on one interface or all, and raw IP sockets for what does not come in by those.
+    fn open_packet(name: Option<&str>, required: bool) -> io::Result<Self> {
+        let network = Network::open()?;
+        let chosen: Vec<Arc<Interface>> = network
+            .interfaces()
+            .iter()
+            .filter(|interface| name.is_none_or(|name| name == interface.name()))
+            .take(MAX_EXCEPT)
+            .cloned()
+            .collect();
+        if chosen.is_empty() && required {
+            let what = name.map_or_else(|| "no interface".to_owned(), |name| format!("{name}: no such interface"));
+            let text = format!("{what} that is an Ethernet, up, and no port of a bridge or bond");
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
+        let names: Vec<&str> = chosen.iter().map(|interface| interface.name()).collect();
+        tracing::info!(interfaces = ?names, "AF_PACKET on these interfaces, raw IP for everything else");
+        Self::open_raw(Some(network), &chosen)
+    }
+
+    fn open_raw(network: Option<Network>, ethernets: &[Arc<Interface>]) -> io::Result<Self> {
+        let config =
+            RawConfig { except: ethernets.iter().map(|interface| interface.index()).collect(), ..RawConfig::default() };
         let mut all = vec![
             Open::new(Arc::new(RawIpV4::open(&config)?), Carries::Tcp),
             Open::new(Arc::new(IcmpV4::open()?), Carries::IcmpV4),
@@ -165,7 +250,71 @@ impl Devices {
             Err(error) if lacks_family(&error) => None,
             Err(error) => return Err(error),
         };
-        Ok(Devices { all, v4: Some(0), v6, addresses: Addresses::Kernel, namespace: namespace() })
+        let mut by_interface = Vec::new();
+        for interface in ethernets {
+            by_interface.push((interface.index(), all.len()));
+            let packet = PacketDevice::open(interface, &PacketConfig::default())?;
+            all.push(Open::new(Arc::new(packet), Carries::Tcp));
+        }
+        Ok(Devices {
+            all,
+            v4: Some(0),
+            v6,
+            addresses: Addresses::Kernel,
+            namespace: namespace(),
+            network,
+            ethernets: by_interface,
+        })
+    }
+
+    /// What the kernel knows of the network, where frames are sent without it.
+    pub(crate) fn network(&self) -> Option<&Network> {
+        self.network.as_ref()
+    }
+
+    /// Grows when routes change.
+    pub(crate) fn generation(&self) -> u32 {
+        self.network.as_ref().map_or(0, Network::generation)
+    }
+
+    /// This host's addresses, where a device sees packets to others.
+    pub(crate) fn local(&self) -> Option<Arc<LocalAddresses>> {
+        self.network.as_ref().map(Network::local)
+    }
+
+    /// The kernel's way to a peer.
+    pub(crate) fn kernel_lane(&self, remote: IpAddr) -> io::Result<Lane> {
+        Ok(Lane { kernel: self.towards(remote)?, link: None, generation: self.generation() })
+    }
+
+    /// Looks again, if routes have changed, how a connection's packets leave. Says the MTU of the new way, if it is one.
+    pub(crate) fn renew(&self, lane: &mut Lane, tuple: &FourTuple) -> Option<u32> {
+        if lane.generation == self.generation() {
+            return None;
+        }
+        match self.route(tuple.remote, Some(tuple.local.ip()), None) {
+            Ok(way) => {
+                *lane = way.lane;
+                Some(way.mtu)
+            }
+            Err(_) => {
+                // The kernel will say what is wrong when it is given a packet.
+                (lane.link, lane.generation) = (None, self.generation());
+                None
+            }
+        }
+    }
+
+    fn link(&self, remote: SocketAddr, source: IpAddr, scope: u32, by: Option<&str>) -> Option<Link> {
+        let network = self.network.as_ref()?;
+        let by = match by {
+            Some(name) => network.interfaces().iter().find(|interface| interface.name() == name)?.index(),
+            None => scope,
+        };
+        // Without an answer the kernel's way is open still.
+        let hop = network.hop(remote.ip(), Some(source), by).ok()??;
+        let (_, device) = *self.ethernets.iter().find(|(index, _)| *index == hop.interface().index())?;
+        Some(Link { device, hop })
     }
 
     pub(crate) fn all(&self) -> &[Open] {
@@ -229,24 +378,28 @@ impl Devices {
     pub(crate) fn route(&self, remote: SocketAddr, source: Option<IpAddr>, by: Option<&str>) -> io::Result<Way> {
         let device = self.towards(remote.ip())?;
         let mtu = self.all[device].io.capabilities().mtu;
+        let lane = Lane { kernel: device, link: None, generation: 0 };
         match &self.addresses {
             Addresses::Kernel => {
                 self.check_namespace()?;
+                let generation = self.generation();
                 let route = route::lookup(remote, source, by)?;
-                Ok(Way { source: route.source, scope: route.scope, mtu: route.mtu.min(mtu) })
+                let link = if route.is_local { None } else { self.link(remote, route.source, route.scope, by) };
+                let lane = Lane { kernel: device, link, generation };
+                Ok(Way { source: route.source, scope: route.scope, mtu: route.mtu.min(mtu), lane })
             }
             Addresses::Switch(_) => {
                 if !remote.ip().is_loopback() {
                     return Err(error::os(error::ENETUNREACH));
                 }
                 let home = if remote.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-                Ok(Way { source: source.unwrap_or(home), scope: 0, mtu })
+                Ok(Way { source: source.unwrap_or(home), scope: 0, mtu, lane })
             }
             Addresses::Own(own) => {
                 let fits =
                     |ip: &&IpAddr| ip.is_ipv4() == remote.is_ipv4() && source.is_none_or(|source| source == **ip);
                 let source = own.iter().find(fits).ok_or_else(|| error::os(error::ENETUNREACH))?;
-                Ok(Way { source: *source, scope: 0, mtu })
+                Ok(Way { source: *source, scope: 0, mtu, lane })
             }
         }
     }

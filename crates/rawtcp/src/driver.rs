@@ -31,6 +31,9 @@ const ROUNDS: usize = 8;
 /// No further round is begun after this time, for the sake of the runtime's other tasks.
 const TURN: Duration = Duration::from_millis(1);
 
+/// Nor after so many bytes: whoever reads them finds them in the cache still.
+const TURN_BYTES: u64 = 512 << 10;
+
 /// How soon to look again at a device that cannot be waited for: there is no descriptor left.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -68,6 +71,8 @@ pub(crate) struct Driver {
     engine: Option<Engine>,
     sources: Vec<Source>,
     timer: Timer,
+    /// News of the network around us.
+    news: Option<AsyncFd<OwnedFd>>,
     /// The runtime whose default stack this is.
     default_of: Option<runtime::Id>,
     /// `close` was called and its first part is over: every stream has been closed.
@@ -95,8 +100,9 @@ impl Driver {
             Some(fd) => Timer::Fd(watch(fd.as_fd(), Interest::READABLE)?),
             None => Timer::Sleep(None),
         };
+        let news = host.devices.network().map(|network| watch(network.news(), Interest::READABLE)).transpose()?;
         let engine = Some(Engine::new(host.clone()));
-        Ok(Driver { engine, sources, timer, default_of, ending: false, at_work: false })
+        Ok(Driver { engine, sources, timer, news, default_of, ending: false, at_work: false })
     }
 
     /// Drives a stack by a task of this runtime.
@@ -179,6 +185,15 @@ impl Driver {
             }
             guard.clear_ready();
         }
+    }
+
+    /// Takes news of the network. Says whether there was any.
+    fn poll_news(&mut self, cx: &mut Context<'_>) -> bool {
+        let (Some(engine), Some(news)) = (&mut self.engine, &self.news) else { return false };
+        let Poll::Ready(Ok(mut guard)) = news.poll_read_ready(cx) else { return false };
+        engine.on_news();
+        guard.clear_ready();
+        true
     }
 
     /// Serves what is due. Says whether anything was.
@@ -271,8 +286,10 @@ impl Future for Driver {
 impl Driver {
     fn rounds(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let begin = real_now();
+        let received = |driver: &Self| driver.engine.as_ref().map_or(0, |engine| engine.received_bytes);
+        let before = received(self);
         for _ in 0..ROUNDS {
-            let mut busy = false;
+            let mut busy = self.poll_news(cx);
             for at in 0..self.sources.len() {
                 busy |= self.poll_readable(at, cx);
             }
@@ -288,7 +305,8 @@ impl Driver {
                 return Poll::Pending;
             }
             // In virtual time nobody waits, and a run must not depend on how fast the machine is.
-            if matches!(self.timer, Timer::Fd(_)) && begin.elapsed() >= TURN {
+            let late = matches!(self.timer, Timer::Fd(_)) && begin.elapsed() >= TURN;
+            if late || received(self) - before >= TURN_BYTES {
                 break;
             }
         }

@@ -6,7 +6,7 @@
 
 use crate::alarm::Due;
 use crate::conn_cell::{After, ConnCell, Inner};
-use crate::device::Carries;
+use crate::device::{Carries, Lane};
 use crate::host::Host;
 use crate::listener_cell::ListenerRef;
 use crate::path_cache::PathCache;
@@ -17,6 +17,7 @@ use crate::sync::Arc;
 use crate::tx;
 use crate::tx_queue::Next;
 use rawtcp_io::diag::{self, KernelOwner};
+use rawtcp_io::network::{LocalAddresses, Network};
 use rawtcp_io::{Drained, RxBatch, RxChecksum, RxHeader, RxMeta};
 use rawtcp_proto::stack::{Disposition, Reply};
 use rawtcp_proto::wire::ip::{self, ICMP, ICMPV6, TCP};
@@ -58,14 +59,19 @@ pub(crate) struct Engine {
     wake: WakeList,
     due: Vec<Due>,
     paths: PathCache,
+    /// This host's addresses, where a device sees packets to others, and the state of the routes they are of.
+    local: (Option<Arc<LocalAddresses>>, u32),
     batches: u32,
     /// Questions to the kernel since then.
     asked: (u32, Instant),
+    /// Bytes received, ever.
+    pub(crate) received_bytes: u64,
 }
 
 impl Engine {
     pub(crate) fn new(host: Arc<Host>) -> Self {
         Engine {
+            local: (host.devices.local(), host.devices.generation()),
             host,
             batch: Some(RxBatch::new(BATCH)),
             touched: Vec::new(),
@@ -77,6 +83,7 @@ impl Engine {
             paths: PathCache::default(),
             batches: 0,
             asked: (0, Instant::ZERO),
+            received_bytes: 0,
         }
     }
 
@@ -91,11 +98,13 @@ impl Engine {
         let open = host.devices.get(at);
         let result = open.io.recv(&mut batch);
         if !batch.is_empty() {
+            self.renew();
             let now = host.clock.now();
+            self.received_bytes += batch.iter().map(|(_, packet)| packet.len() as u64).sum::<u64>();
             count(&host.counters.packets_received, batch.len());
             for i in 0..batch.len() {
                 let outcome = match open.carries {
-                    Carries::Tcp => self.on_packet(&host, now, &batch, i),
+                    Carries::Tcp => self.on_packet(&host, now, &batch, i, at),
                     Carries::IcmpV4 | Carries::IcmpV6 => self.on_icmp(&host, now, &batch, i),
                 };
                 if let Err(reason) = outcome {
@@ -112,7 +121,30 @@ impl Engine {
         result
     }
 
-    fn on_packet(&mut self, host: &Arc<Host>, now: Instant, batch: &RxBatch, i: usize) -> Result<(), DropReason> {
+    /// Learns what changed in the network around us.
+    fn renew(&mut self) {
+        let generation = self.host.devices.generation();
+        if self.local.1 != generation {
+            self.local = (self.host.devices.local(), generation);
+            self.paths = PathCache::default();
+        }
+    }
+
+    /// There is news of the network around us.
+    pub(crate) fn on_news(&mut self) {
+        if let Some(Err(error)) = self.host.devices.network().map(Network::update) {
+            self.host.warn_once_unknown("netlink", &error);
+        }
+    }
+
+    fn on_packet(
+        &mut self,
+        host: &Arc<Host>,
+        now: Instant,
+        batch: &RxBatch,
+        i: usize,
+        at: usize,
+    ) -> Result<(), DropReason> {
         let (meta, data) = batch.packet(i);
         let (ip, transport) = ip_layer(meta, data)?;
         if ip.protocol != TCP {
@@ -125,12 +157,15 @@ impl Engine {
         if !host.devices.may_own(ip.dst) {
             return Err(DropReason::NotOurs);
         }
+        if host.devices.get(at).sees_others && !self.local.0.as_ref().is_some_and(|local| local.contains(ip.dst)) {
+            return Err(DropReason::NotOurs);
+        }
         let state = match meta.checksum {
-            RxChecksum::Unknown => ChecksumState::Unknown,
+            RxChecksum::Unknown | RxChecksum::Unverified => ChecksumState::Unknown,
             RxChecksum::Valid => ChecksumState::Valid,
             RxChecksum::Partial => ChecksumState::Partial,
         };
-        let (header, payload, verdict) = tcp::parse(&ip, transport, state, true)?;
+        let (header, payload, verdict) = tcp::parse(&ip, transport, state, meta.checksum == RxChecksum::Unknown)?;
         if verdict == ChecksumVerdict::PseudoOnly {
             count(&host.counters.pseudo_checksums, 1);
         }
@@ -138,7 +173,7 @@ impl Engine {
         let remote = endpoint(ip.src, header.src_port, meta.ifindex);
         let tuple = FourTuple::new(local, remote);
         let segment = Segment { header, payload, owner: batch.owner(i), ecn: ip.ecn(), gro_size: meta.segment_size };
-        self.on_segment(host, now, &tuple, &segment)
+        self.on_segment(host, now, &tuple, &segment, at)
     }
 
     fn on_segment(
@@ -147,6 +182,7 @@ impl Engine {
         now: Instant,
         tuple: &FourTuple,
         segment: &Segment<'_>,
+        device: usize,
     ) -> Result<(), DropReason> {
         let at = host.shard_of(tuple);
         if segment.header.flags.contains(Flags::SYN) && !segment.header.flags.contains(Flags::ACK) {
@@ -161,14 +197,18 @@ impl Engine {
                 return match self.deliver(&cell, |inner| inner.conn.on_segment(now, segment)) {
                     // It has ended, earlier in this batch or on another thread, and the peer may know: a SYN that is
                     // dropped here would come again after a second only.
-                    Err(DropReason::Closed) if cell.retire(now) => self.on_segment(host, now, tuple, segment),
+                    Err(DropReason::Closed) if cell.retire(now) => self.on_segment(host, now, tuple, segment, device),
                     outcome => outcome,
                 };
             }
             Disposition::Accept { listener, connection } => {
                 // The entry is replaced before the shard's lock is given back, and no cell is locked
                 // meanwhile: nobody else can know this one.
-                let cell = new_connection(host, tuple, &listener, *connection)?;
+                let lane = match paths.lane(tuple) {
+                    Some(lane) => lane,
+                    None => host.devices.kernel_lane(tuple.remote.ip()).map_err(|_| DropReason::NotOurs)?,
+                };
+                let cell = new_connection(host, device, lane, &listener, *connection);
                 shard.insert(*tuple, cell.clone());
                 // The next handshake of this batch finds the queue that much fuller.
                 listener.0.reserve();
@@ -363,7 +403,8 @@ impl Engine {
     /// queued for `accept`, and whoever waits is woken.
     fn finish(&mut self, now: Instant) {
         let host = self.host.clone();
-        tx::send_replies(&host, &self.replies);
+        let paths = &self.paths;
+        tx::send_replies(&host, &self.replies, |tuple| paths.lane(tuple));
         self.replies.clear();
         let mut touched = std::mem::take(&mut self.touched);
         for cell in touched.drain(..) {
@@ -403,15 +444,15 @@ impl Engine {
 /// The cell of a connection that came to a listener.
 fn new_connection(
     host: &Arc<Host>,
-    tuple: &FourTuple,
+    device: usize,
+    lane: Lane,
     listener: &ListenerRef,
     mut conn: Connection,
-) -> Result<Arc<ConnCell>, DropReason> {
-    let device = host.devices.towards(tuple.remote.ip()).map_err(|_| DropReason::NotOurs)?;
+) -> Arc<ConnCell> {
     let granted = host.budget.grant(device, conn.config().recv_buffer);
     conn.grant_recv_buffer(granted.bytes);
     conn.set_ttl(listener.0.ttl());
-    Ok(ConnCell::new(host, conn, device, granted, listener.0.linger()))
+    ConnCell::new(host, conn, lane, granted, listener.0.linger())
 }
 
 /// The IP header, and the bytes behind it.

@@ -426,7 +426,7 @@ impl Host {
             self.ports.unlisten(&self.devices, local);
         }
         drop(listeners);
-        tx::send_replies(self, &resets);
+        tx::send_replies(self, &resets, |_| None);
         if self.handles.load(Ordering::Acquire) == 0 {
             // The driver may have waited for this one only.
             self.kick();

@@ -1,5 +1,6 @@
-//! What the path to a peer carries, for passive opens: asked once and remembered for a while.
+//! What the path to a peer is like, for passive opens: asked once and remembered for a while.
 
+use crate::device::Lane;
 use crate::host::Host;
 use rawtcp_proto::{FourTuple, Instant};
 use std::collections::HashMap;
@@ -18,10 +19,18 @@ const QUESTIONS: u32 = 1000;
 /// What is assumed when there were too many questions, or no answer: Ethernet's.
 const ASSUMED: u32 = 1500;
 
-/// The MTU towards recent peers. Only the driver uses it.
+#[derive(Debug)]
+struct Known {
+    mtu: u32,
+    /// From one of our addresses; `None`: there was no answer.
+    lane: Option<(IpAddr, Lane)>,
+    at: Instant,
+}
+
+/// The paths towards recent peers. Only the driver uses it, and forgets it when routes change.
 #[derive(Debug, Default)]
 pub(crate) struct PathCache {
-    known: HashMap<IpAddr, (u32, Instant)>,
+    known: HashMap<IpAddr, Known>,
     asked: u32,
     since: Instant,
 }
@@ -30,10 +39,10 @@ impl PathCache {
     /// The largest IP packet, in bytes, that leaves towards the peer.
     pub(crate) fn mtu(&mut self, host: &Host, now: Instant, tuple: &FourTuple) -> u32 {
         let peer = tuple.remote.ip();
-        if let Some(&(mtu, at)) = self.known.get(&peer)
-            && now.since(at) < HOLDS
+        if let Some(known) = self.known.get(&peer)
+            && now.since(known.at) < HOLDS
         {
-            return mtu;
+            return known.mtu;
         }
         if now.since(self.since) >= Duration::from_secs(1) {
             (self.since, self.asked) = (now, 0);
@@ -42,11 +51,19 @@ impl PathCache {
         if self.asked > QUESTIONS && !host.devices.are_virtual() {
             return ASSUMED;
         }
-        let mtu = host.devices.route(tuple.remote, Some(tuple.local.ip()), None).map_or(ASSUMED, |way| way.mtu);
+        let way = host.devices.route(tuple.remote, Some(tuple.local.ip()), None).ok();
+        let mtu = way.as_ref().map_or(ASSUMED, |way| way.mtu);
         if self.known.len() >= MAX {
             self.known.clear();
         }
-        self.known.insert(peer, (mtu, now));
+        self.known.insert(peer, Known { mtu, lane: way.map(|way| (tuple.local.ip(), way.lane)), at: now });
         mtu
+    }
+
+    /// By what packets to the peer leave, if it was asked lately.
+    pub(crate) fn lane(&self, tuple: &FourTuple) -> Option<Lane> {
+        let (source, lane) = self.known.get(&tuple.remote.ip())?.lane.as_ref()?;
+        // Another of our addresses may have another way.
+        (*source == tuple.local.ip()).then(|| lane.clone())
     }
 }

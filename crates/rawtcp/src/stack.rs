@@ -64,7 +64,7 @@ impl Stack {
     }
 
     /// The default stack of the current runtime, which is made if there is none: from `RAWTCP_DEVICE`
-    /// (`raw` or `loopback`) and `RAWTCP_CONGESTION` (`reno`).
+    /// (`raw`, `packet`, `packet:INTERFACE`, `auto` or `loopback`) and `RAWTCP_CONGESTION` (`reno`).
     ///
     /// # Errors
     /// Without CAP_NET_RAW, and for values of the variables that mean nothing.
@@ -162,8 +162,12 @@ impl Default for StackBuilder {
 }
 
 impl StackBuilder {
-    /// The builder of a default stack, from the environment.
-    pub(crate) fn from_env() -> io::Result<Self> {
+    /// The builder of a runtime's default stack: as [`Stack::builder`], with what `RAWTCP_DEVICE` and
+    /// `RAWTCP_CONGESTION` say.
+    ///
+    /// # Errors
+    /// `InvalidInput` for values that mean nothing.
+    pub fn from_env() -> io::Result<Self> {
         Self::from_values(|name| std::env::var(name).ok())
     }
 
@@ -176,8 +180,13 @@ impl StackBuilder {
         if let Some(device) = value("RAWTCP_DEVICE").filter(|value| !value.is_empty()) {
             builder = match device.as_str() {
                 "raw" => builder.device(Device::Raw),
+                "packet" => builder.device(Device::Packet { interface: None }),
+                "auto" => builder.device(Device::Auto),
                 "loopback" => builder.device(Device::Loopback),
-                other => return Err(invalid("RAWTCP_DEVICE", other, "raw, loopback")),
+                other => match other.strip_prefix("packet:").filter(|name| !name.is_empty()) {
+                    Some(name) => builder.device(Device::Packet { interface: Some(name.to_owned()) }),
+                    None => return Err(invalid("RAWTCP_DEVICE", other, "raw, packet[:INTERFACE], auto, loopback")),
+                },
             };
         }
         if let Some(name) = value("RAWTCP_CONGESTION").filter(|value| !value.is_empty()) {
@@ -287,9 +296,14 @@ mod tests {
     fn the_environment_chooses_and_nonsense_is_refused_by_name() {
         assert!(matches!(from(None, None).unwrap().settings.device, Device::Raw));
         assert!(matches!(from(Some(""), None).unwrap().settings.device, Device::Raw));
+        assert!(matches!(from(Some("packet"), None).unwrap().settings.device, Device::Packet { interface: None }));
+        let Device::Packet { interface } = from(Some("packet:eth0"), None).unwrap().settings.device else { panic!() };
+        assert_eq!(interface.as_deref(), Some("eth0"));
+        assert!(matches!(from(Some("auto"), None).unwrap().settings.device, Device::Auto));
         assert!(matches!(from(Some("loopback"), Some("reno")).unwrap().settings.device, Device::Loopback));
         for (device, congestion, text) in [
-            (Some("tun"), None, "RAWTCP_DEVICE=tun: not one of raw, loopback"),
+            (Some("ether"), None, "RAWTCP_DEVICE=ether: not one of raw, packet[:INTERFACE], auto, loopback"),
+            (Some("packet:"), None, "RAWTCP_DEVICE=packet:: not one of raw"),
             (None, Some("vegas"), "RAWTCP_CONGESTION=vegas: not one of "),
         ] {
             let error = from(device, congestion).unwrap_err();

@@ -5,17 +5,18 @@
 //! send, before the lock is given back.
 
 use crate::conn_cell::{ConnCell, Inner};
-use crate::device::Open;
+use crate::device::{Lane, Open};
 use crate::error;
 use crate::host::Host;
 use crate::stats::count;
 use crate::sync::Arc;
+use rawtcp_io::network::Mac;
 use rawtcp_io::{SendError, TxChecksum, TxPacket};
 use rawtcp_proto::stack::Reply;
 use rawtcp_proto::wire::checksum;
 use rawtcp_proto::wire::ip::IpMeta;
 use rawtcp_proto::wire::tcp::{HeaderBuf, build};
-use rawtcp_proto::{CloseReason, Connection, Instant, SeqNum, Transmit, TxLimits};
+use rawtcp_proto::{CloseReason, Connection, FourTuple, Instant, SeqNum, Transmit, TxLimits};
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 
@@ -70,7 +71,13 @@ pub(crate) fn transmit(
     if inner.blocked {
         return Sent::Blocked;
     }
-    let open = host.devices.get(inner.device);
+    if let Some(mtu) = host.devices.renew(&mut inner.lane, cell.tuple())
+        && mtu < inner.conn.path_mtu()
+    {
+        inner.conn.on_path_mtu(now, mtu);
+    }
+    let (at, link) = inner.lane.choose(now);
+    let open = host.devices.get(at);
     let turn = std::mem::take(&mut inner.turn);
     if open.queue.is_busy() && open.queue.join(cell, turn) {
         inner.blocked = true;
@@ -96,7 +103,7 @@ pub(crate) fn transmit(
         return Sent::All;
     }
     let decided = &decided[..n];
-    let blocked = send_all(host, open, cell, &inner.conn, decided, device.tx_checksum, trouble);
+    let blocked = send_all(&By { host, open, link }, cell, &inner.conn, decided, trouble);
     inner.blocked = blocked;
     match (blocked, n) {
         (true, _) => Sent::Blocked,
@@ -105,16 +112,22 @@ pub(crate) fn transmit(
     }
 }
 
+/// By what packets leave, and to whom.
+struct By<'a> {
+    host: &'a Host,
+    open: &'a Open,
+    link: Option<Mac>,
+}
+
 /// Builds the packets of these decisions and hands them to the device. Says whether the device is full.
 fn send_all(
-    host: &Host,
-    open: &Open,
+    by: &By<'_>,
     cell: &Arc<ConnCell>,
     conn: &Connection,
     decided: &[Option<Transmit>],
-    offload: bool,
     trouble: &mut Trouble,
 ) -> bool {
+    let offload = by.open.io.capabilities().tx_checksum;
     let tuple = conn.tuple();
     let mut headers = [const { HeaderBuf::new() }; HOLD];
     let mut slices = 0;
@@ -154,6 +167,7 @@ fn send_all(
     let empty = TxPacket {
         dst: tuple.remote.ip(),
         scope: scope(&tuple.remote),
+        link: by.link,
         slices: &[],
         segment_size: 0,
         checksum: TxChecksum::Complete,
@@ -166,15 +180,15 @@ fn send_all(
             packet.checksum = partial(&headers[i]);
         }
     }
-    let left = send(host, open, &packets[..decided.len()], trouble);
+    let left = send(by, &packets[..decided.len()], trouble);
     if let Some((at, reason)) = trouble.unreachable.take() {
         trouble.soft = decided[at].as_ref().map(|transmit| (transmit.header.seq, reason));
     }
     if left.is_empty() {
         return false;
     }
-    open.queue.keep(left, cell);
-    host.kick();
+    by.open.queue.keep(left, cell);
+    by.host.kick();
     true
 }
 
@@ -194,7 +208,8 @@ fn sum<'a>(payload: impl Iterator<Item = &'a [u8]>) -> u32 {
 
 /// Sends packets; returns those for which the device had no room. What cannot be sent for another
 /// reason counts as lost on the path.
-fn send<'p, 'a>(host: &Host, open: &Open, packets: &'p [TxPacket<'a>], trouble: &mut Trouble) -> &'p [TxPacket<'a>] {
+fn send<'p, 'a>(by: &By<'_>, packets: &'p [TxPacket<'a>], trouble: &mut Trouble) -> &'p [TxPacket<'a>] {
+    let By { host, open, .. } = *by;
     let mut left = packets;
     while !left.is_empty() {
         let (sent, error) = open.io.send(left);
@@ -218,18 +233,32 @@ fn send<'p, 'a>(host: &Host, open: &Open, packets: &'p [TxPacket<'a>], trouble: 
     &[]
 }
 
-/// Sends answers that belong to no connection.
-pub(crate) fn send_replies(host: &Host, replies: &[Reply]) {
-    for group in replies.chunk_by(|a, b| a.tuple.is_v6() == b.tuple.is_v6()) {
-        for chunk in group.chunks(HOLD) {
-            send_group(host, chunk);
+/// Sends answers that belong to no connection: each by the lane that `lane` knows for its peer, or else as the kernel does.
+pub(crate) fn send_replies(host: &Host, replies: &[Reply], lane: impl Fn(&FourTuple) -> Option<Lane>) {
+    let now = host.clock.now();
+    let way = |reply: &Reply| match lane(&reply.tuple) {
+        Some(lane) => Ok(lane.choose(now)),
+        None => host.devices.towards(reply.tuple.remote.ip()).map(|device| (device, None)),
+    };
+    for chunk in replies.chunks(HOLD) {
+        let mut ways = [(0, None); HOLD];
+        for (way_of, reply) in ways.iter_mut().zip(chunk) {
+            // What can not be reached can not have asked.
+            let Ok(way) = way(reply) else { return };
+            *way_of = way;
+        }
+        let mut rest = chunk;
+        for same in ways[..chunk.len()].chunk_by(|a, b| a == b) {
+            let (group, others) = rest.split_at(same.len());
+            let (at, link) = same[0];
+            send_group(&By { host, open: host.devices.get(at), link }, group);
+            rest = others;
         }
     }
 }
 
-fn send_group(host: &Host, replies: &[Reply]) {
-    let Ok(at) = host.devices.towards(replies[0].tuple.remote.ip()) else { return };
-    let open = host.devices.get(at);
+fn send_group(by: &By<'_>, replies: &[Reply]) {
+    let By { host, open, link } = *by;
     let offload = open.io.capabilities().tx_checksum;
     let mut headers = [const { HeaderBuf::new() }; HOLD];
     for (buf, reply) in headers.iter_mut().zip(replies) {
@@ -251,6 +280,7 @@ fn send_group(host: &Host, replies: &[Reply]) {
     let empty = TxPacket {
         dst: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
         scope: 0,
+        link,
         slices: &[],
         segment_size: 0,
         checksum: TxChecksum::Complete,
@@ -265,7 +295,7 @@ fn send_group(host: &Host, replies: &[Reply]) {
         }
     }
     let packets = &packets[..replies.len()];
-    let left = if open.queue.is_busy() { packets } else { send(host, open, packets, &mut Trouble::default()) };
+    let left = if open.queue.is_busy() { packets } else { send(by, packets, &mut Trouble::default()) };
     if !left.is_empty() {
         open.queue.keep_replies(left, &host.counters);
         host.kick();

@@ -3,6 +3,7 @@
 use crate::conn_cell::ConnCell;
 use crate::stats::{Counters, count};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
+use rawtcp_io::network::Mac;
 use rawtcp_io::{PacketIo, SendError, TxChecksum, TxPacket};
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -17,7 +18,10 @@ const MAX_REPLIES: usize = 256;
 struct Owned {
     dst: IpAddr,
     scope: u32,
+    link: Option<Mac>,
     bytes: Vec<u8>,
+    /// Bytes of the first slice, the headers.
+    headers: usize,
     segment_size: u16,
     checksum: TxChecksum,
 }
@@ -29,7 +33,9 @@ impl Owned {
         Owned {
             dst: packet.dst,
             scope: packet.scope,
+            link: packet.link,
             bytes,
+            headers: packet.slices.first().map_or(0, |headers| headers.len()),
             segment_size: packet.segment_size,
             checksum: packet.checksum,
         }
@@ -111,10 +117,12 @@ impl TxQueue {
     pub(crate) fn next(&self, io: &dyn PacketIo, counters: &Counters) -> Next {
         let mut inner = lock(&self.inner);
         while let Some(packet) = inner.fifo.front() {
-            let slices = [IoSlice::new(&packet.bytes)];
+            let (headers, payload) = packet.bytes.split_at(packet.headers);
+            let slices = [IoSlice::new(headers), IoSlice::new(payload)];
             let one = TxPacket {
                 dst: packet.dst,
                 scope: packet.scope,
+                link: packet.link,
                 slices: &slices,
                 segment_size: packet.segment_size,
                 checksum: packet.checksum,

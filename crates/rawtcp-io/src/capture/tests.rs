@@ -98,7 +98,8 @@ fn a_tee_records_both_directions() {
     let send = |device: &dyn PacketIo, data: &[u8]| {
         let slices = [IoSlice::new(data)];
         let dst = "10.0.0.1".parse().unwrap();
-        let packet = TxPacket { dst, scope: 0, slices: &slices, segment_size: 0, checksum: TxChecksum::Complete };
+        let packet =
+            TxPacket { dst, scope: 0, link: None, slices: &slices, segment_size: 0, checksum: TxChecksum::Complete };
         assert!(matches!(device.send(&[packet]), (1, None)));
     };
     send(&tee, &[0x45, 0, 1]);
@@ -131,7 +132,8 @@ fn a_failing_writer_ends_the_capture_not_the_traffic() {
     for _ in 0..3 {
         let slices = [IoSlice::new(&[0x45, 0])];
         let dst = "10.0.0.1".parse().unwrap();
-        let packet = TxPacket { dst, scope: 0, slices: &slices, segment_size: 0, checksum: TxChecksum::Complete };
+        let packet =
+            TxPacket { dst, scope: 0, link: None, slices: &slices, segment_size: 0, checksum: TxChecksum::Complete };
         assert!(matches!(tee.send(&[packet]), (1, None)));
     }
     let mut batch = RxBatch::new(8);

@@ -18,7 +18,7 @@ fn send(device: &dyn PacketIo, dst: IpAddr, data: &[u8], segment_size: u16) -> (
     let (head, tail) = data.split_at(data.len() / 2);
     let slices = [IoSlice::new(head), IoSlice::new(tail)];
     let checksum = TxChecksum::Complete;
-    device.send(&[TxPacket { dst, scope: 0, slices: &slices, segment_size, checksum }])
+    device.send(&[TxPacket { dst, scope: 0, link: None, slices: &slices, segment_size, checksum }])
 }
 
 fn received(device: &dyn PacketIo) -> Vec<Vec<u8>> {

@@ -47,8 +47,14 @@ pub(crate) async fn flood(work: &Flood, control: &mut Control) -> io::Result<Met
     let header = header(source, work.to, work.mtu)?;
     let payload = vec![0x5a; work.mtu - header.len()];
     let slices = [IoSlice::new(&header), IoSlice::new(&payload)];
-    let packet =
-        TxPacket { dst: work.to.ip(), scope: 0, slices: &slices, segment_size: 0, checksum: TxChecksum::Complete };
+    let packet = TxPacket {
+        dst: work.to.ip(),
+        scope: 0,
+        link: None,
+        slices: &slices,
+        segment_size: 0,
+        checksum: TxChecksum::Complete,
+    };
     let packets = [packet; BATCH];
     control.ready();
     control.next().await;

@@ -47,7 +47,7 @@ impl PacketIo for Narrow {
         "narrow"
     }
     fn capabilities(&self) -> Capabilities {
-        Capabilities { mtu: 600, max_segmentable: 0, tx_checksum: false, max_batch: 16 }
+        Capabilities { mtu: 600, max_segmentable: 0, tx_checksum: false, max_batch: 16, frames: false }
     }
     fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
         batch.clear();

@@ -147,7 +147,7 @@ fn a_filter_that_could_not_be_set_is_set_again() {
             "refuses"
         }
         fn capabilities(&self) -> rawtcp_io::Capabilities {
-            rawtcp_io::Capabilities { mtu: 1500, max_segmentable: 0, tx_checksum: false, max_batch: 1 }
+            rawtcp_io::Capabilities { mtu: 1500, max_segmentable: 0, tx_checksum: false, max_batch: 1, frames: false }
         }
         fn recv(&self, _: &mut rawtcp_io::RxBatch) -> io::Result<rawtcp_io::Drained> {
             Ok(rawtcp_io::Drained::Yes)

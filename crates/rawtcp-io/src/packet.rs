@@ -1,0 +1,208 @@
+//! AF_PACKET sockets: whole Ethernet frames, with the offloads of a network card. No more privilege than raw IP, and a
+//! multiple of its speed: a packet of up to 64 KiB crosses the kernel as one and is cut into segments, and summed, where it
+//! leaves; what arrives merged is received merged, and the kernel says what is known of its checksum.
+//!
+//! The kernel's own TCP/IP sees the same frames, behind this socket: guards keep it quiet as with raw IP sockets, while its
+//! firewall does not apply to what is received here. Frames leave through the interface's queueing discipline.
+//!
+//! * **Fragments**: of IPv4, the kernel puts them together for this socket (`PACKET_FANOUT_FLAG_DEFRAG`). Those of IPv6
+//!   are received as they are, to be dropped and counted by whoever parses them.
+//! * **VLANs**: a tagged frame belongs to the VLAN's own interface, where it comes a second time, without the tag; the
+//!   filter drops the first. A tag that the kernel has not stripped makes the frame no IP packet.
+//! * **Frames for others** (forwarded by this host, say): [`RxMeta`] can not tell; the caller compares the destination
+//!   with [`Network::local`](crate::network::Network::local).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::filter::{self, Start};
+use crate::network::{Interface, Mac};
+use crate::raw_ip::{classify, enlarge_receive_buffer};
+use crate::sys::{self, frames};
+use crate::{
+    Capabilities, Drained, OWNED_MIN, PacketIo, PortSet, ReadySource, RxBatch, RxMeta, SendError, TxPacket, privileges,
+    vnet,
+};
+
+/// The length of an Ethernet header.
+const ETHERNET: usize = 14;
+/// What stands before an IP packet.
+const PREFIX: usize = vnet::LENGTH + ETHERNET;
+
+/// From `<linux/if_packet.h>`: members take turns, which costs less than a hash where there is one.
+const FANOUT_ROUND_ROBIN: libc::c_int = 1;
+const FANOUT_FLAG_UNIQUE_ID: libc::c_int = 0x2000;
+const FANOUT_FLAG_IGNORE_OUTGOING: libc::c_int = 0x4000;
+const FANOUT_FLAG_DEFRAG: libc::c_int = 0x8000;
+
+/// Frames asked for at once while they are large: what one call brings is read while it is in the cache.
+const LARGE_BATCH: usize = 8;
+
+/// How to open an AF_PACKET device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PacketConfig {
+    /// Memory of the receive queue to ask for, in bytes as the kernel charges them; see
+    /// [`RawConfig::recv_buffer`](crate::RawConfig::recv_buffer).
+    pub recv_buffer: usize,
+    /// Memory for frames that wait in the interface's queue, likewise. Without CAP_NET_ADMIN no more than twice
+    /// `net.core.wmem_max` is given.
+    pub send_buffer: usize,
+}
+
+impl Default for PacketConfig {
+    /// 8 MiB for what is received, and 4 MiB, some sixty of the largest packets, for what is sent.
+    fn default() -> Self {
+        Self { recv_buffer: 8 << 20, send_buffer: 4 << 20 }
+    }
+}
+
+/// An AF_PACKET socket on one Ethernet interface.
+#[derive(Debug)]
+pub struct PacketDevice {
+    socket: Socket,
+    interface: Arc<Interface>,
+    recv_buffer: usize,
+    truncated: AtomicU64,
+    drops: AtomicU64,
+    /// Frames to ask for at once.
+    batch: AtomicUsize,
+}
+
+impl PacketDevice {
+    /// Opens the socket in the network namespace of the calling thread, which must be the interface's. It delivers
+    /// nothing until [`PacketIo::set_ports`] is called.
+    ///
+    /// # Errors
+    /// Without CAP_NET_RAW: `PermissionDenied` around a [`MissingPrivilege`](crate::MissingPrivilege).
+    pub fn open(interface: &Arc<Interface>, config: &PacketConfig) -> io::Result<Self> {
+        // Protocol 0 receives nothing, so nothing is queued before the filter stands.
+        let socket = Socket::new(Domain::PACKET, Type::RAW, None).map_err(privileges::explain)?;
+        filter::attach(&socket, &filter::drop_all())?;
+        socket.set_nonblocking(true)?;
+        let fd = socket.as_fd();
+        sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1 as libc::c_int)?;
+        sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1 as libc::c_int)?;
+        let recv_buffer = enlarge_receive_buffer(&socket, config.recv_buffer)?;
+        enlarge_send_buffer(&socket, config.send_buffer)?;
+        frames::bind(fd, interface.index(), libc::ETH_P_ALL)?;
+        let fanout = FANOUT_ROUND_ROBIN | FANOUT_FLAG_UNIQUE_ID | FANOUT_FLAG_IGNORE_OUTGOING | FANOUT_FLAG_DEFRAG;
+        sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, fanout << 16)?;
+        Ok(Self {
+            socket,
+            interface: interface.clone(),
+            recv_buffer,
+            truncated: AtomicU64::new(0),
+            drops: AtomicU64::new(0),
+            batch: AtomicUsize::new(LARGE_BATCH),
+        })
+    }
+
+    /// The interface.
+    pub fn interface(&self) -> &Arc<Interface> {
+        &self.interface
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// The virtio-net header and the Ethernet header.
+    fn prefix(&self, packet: &TxPacket<'_>, to: Mac) -> [u8; PREFIX] {
+        let mut prefix = [0; PREFIX];
+        let protocol = if packet.dst.is_ipv4() { libc::ETH_P_IP } else { libc::ETH_P_IPV6 } as u16;
+        let (offload, ethernet) = prefix.split_at_mut(vnet::LENGTH);
+        offload.copy_from_slice(&vnet::build(packet, ETHERNET as u16));
+        ethernet[..6].copy_from_slice(&to);
+        ethernet[6..12].copy_from_slice(&self.interface.mac());
+        ethernet[12..].copy_from_slice(&protocol.to_be_bytes());
+        prefix
+    }
+}
+
+/// Asks for memory for what is sent; what is not given is done without.
+fn enlarge_send_buffer(socket: &Socket, wanted: usize) -> io::Result<()> {
+    let half = libc::c_int::try_from(wanted / 2).unwrap_or(libc::c_int::MAX / 2);
+    if sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, half).is_err() {
+        sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_SNDBUF, half)?;
+    }
+    Ok(())
+}
+
+impl PacketIo for PacketDevice {
+    fn name(&self) -> &str {
+        self.interface.name()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            mtu: self.interface.mtu(),
+            max_segmentable: 65_535,
+            tx_checksum: true,
+            max_batch: sys::BATCH,
+            frames: true,
+        }
+    }
+
+    fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
+        batch.clear();
+        let ifindex = self.interface.index();
+        let most = self.batch.load(Ordering::Relaxed);
+        let outcome = frames::receive(self.fd(), batch, most, |prefix: &[u8; PREFIX]| {
+            let (offload, _) = prefix.split_first_chunk::<{ vnet::LENGTH }>()?;
+            let (checksum, segment_size) = vnet::parse(offload);
+            Some(RxMeta { checksum, segment_size, ifindex, ..RxMeta::IP })
+        })?;
+        let bytes: usize = batch.iter().map(|(_, packet)| packet.len()).sum();
+        if let Some(average) = bytes.checked_div(outcome.received) {
+            self.batch.store(if average >= OWNED_MIN { LARGE_BATCH } else { sys::BATCH }, Ordering::Relaxed);
+        }
+        if outcome.truncated > 0 {
+            self.truncated.fetch_add(outcome.truncated as u64, Ordering::Relaxed);
+        }
+        // Fewer than asked for means that the kernel found the queue empty.
+        Ok(if outcome.received < outcome.asked { Drained::Yes } else { Drained::Maybe })
+    }
+
+    fn send(&self, packets: &[TxPacket<'_>]) -> (usize, Option<SendError>) {
+        // Without a next hop a packet is not for this device.
+        let fit = packets.iter().position(|packet| packet.link.is_none()).unwrap_or(packets.len());
+        let prefix = |packet: &TxPacket<'_>| self.prefix(packet, packet.link.unwrap_or_default());
+        match frames::send(self.fd(), &packets[..fit], prefix) {
+            (sent, Some(error)) => (sent, Some(classify(error))),
+            (sent, None) if sent < packets.len() => (sent, Some(SendError::Other(io::ErrorKind::Unsupported.into()))),
+            (sent, None) => (sent, None),
+        }
+    }
+
+    fn ready_source(&self) -> ReadySource<'_> {
+        ReadySource::Fd(self.fd())
+    }
+
+    fn drops(&self) -> u64 {
+        // `struct tpacket_stats`: packets and drops, which begin at zero again with every look.
+        let new = sys::get_option::<2>(self.fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS).map_or(0, |[_, new]| new);
+        self.drops.fetch_add(u64::from(new), Ordering::Relaxed) + u64::from(new)
+    }
+
+    fn truncated(&self) -> u64 {
+        self.truncated.load(Ordering::Relaxed)
+    }
+
+    fn set_ports(&self, ports: &PortSet) -> io::Result<()> {
+        filter::attach(&self.socket, &filter::destination_ports(Start::Ethernet, ports, &[]))
+    }
+
+    fn recv_queue_bytes(&self) -> usize {
+        self.recv_buffer
+    }
+}
+
+impl AsRawFd for PacketDevice {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}

@@ -1,0 +1,157 @@
+//! Frames of AF_PACKET sockets: what the kernel puts before each packet, and the packet, in two buffers.
+
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use super::{BATCH, ReceiveOutcome};
+use crate::{RX_SLOT_SIZE, RxBatch, RxMeta, TxPacket};
+
+/// I/O vectors of one `sendmmsg`, kept on the stack: a 64 KiB packet in 16 KiB pieces needs six.
+const VECTORS: usize = 128;
+
+/// The address of an interface for `bind`.
+pub(crate) fn bind(fd: BorrowedFd<'_>, ifindex: u32, protocol: libc::c_int) -> io::Result<()> {
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as libc::c_ushort,
+        sll_protocol: (protocol as u16).to_be(),
+        sll_ifindex: libc::c_int::try_from(ifindex).map_err(io::Error::other)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let length = mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: `address` is a whole sockaddr_ll that lives through the call, and `length` is its size.
+    let result = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Receives up to `most` frames into a cleared batch: the first `P` bytes of each are given to `meta`, which may refuse
+/// it, the rest becomes the packet. Never blocks.
+pub(crate) fn receive<const P: usize>(
+    fd: BorrowedFd<'_>,
+    batch: &mut RxBatch,
+    most: usize,
+    mut meta: impl FnMut(&[u8; P]) -> Option<RxMeta>,
+) -> io::Result<ReceiveOutcome> {
+    let asked = batch.capacity().min(BATCH).min(most);
+    let mut prefixes = [[0_u8; P]; BATCH];
+    let mut vectors = [[libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; 2]; BATCH];
+    // SAFETY: all-zero is a valid mmsghdr: null pointers, zero lengths, and on musl zeroed padding.
+    let mut messages: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
+    for (i, buffer) in batch.prepare_first(asked).enumerate() {
+        vectors[i] = [
+            libc::iovec { iov_base: prefixes[i].as_mut_ptr().cast(), iov_len: P },
+            libc::iovec { iov_base: buffer.spare_capacity_mut().as_mut_ptr().cast(), iov_len: RX_SLOT_SIZE },
+        ];
+        messages[i].msg_hdr.msg_iov = vectors[i].as_mut_ptr();
+        messages[i].msg_hdr.msg_iovlen = 2;
+    }
+    let received = loop {
+        // SAFETY: the first `asked` messages point to two iovecs each, and these to P bytes on this stack frame and to
+        // RX_SLOT_SIZE bytes of spare capacity of a distinct slot of `batch`, which is mutably borrowed and not touched
+        // until the call returns.
+        let result = unsafe {
+            libc::recvmmsg(
+                fd.as_raw_fd(),
+                messages.as_mut_ptr(),
+                asked as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
+        };
+        if let Ok(received) = usize::try_from(result) {
+            break received;
+        }
+        let error = io::Error::last_os_error();
+        match error.kind() {
+            io::ErrorKind::Interrupted => {}
+            io::ErrorKind::WouldBlock => break 0,
+            _ => return Err(error),
+        }
+    };
+    let mut truncated = 0;
+    for (i, message) in messages[..received.min(asked)].iter().enumerate() {
+        let length = (message.msg_len as usize).saturating_sub(P).min(RX_SLOT_SIZE);
+        // SAFETY: the kernel filled the P bytes of the prefix first and then wrote the rest of `msg_len` bytes, at most
+        // the RX_SLOT_SIZE offered, to the start of this slot's (empty) buffer, whose capacity is at least RX_SLOT_SIZE.
+        unsafe { batch.buffer(i).set_len(length) };
+        if message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
+            truncated += 1;
+        } else if let Some(meta) = meta(&prefixes[i]) {
+            batch.swap_unused(i);
+            batch.commit(meta);
+        }
+    }
+    Ok(ReceiveOutcome { received, asked, truncated })
+}
+
+/// Sends packets in order, each behind the `P` bytes that `prefix` makes for it. Never blocks. Returns how many were sent
+/// and, if not all, the error of the next one.
+pub(crate) fn send<const P: usize>(
+    fd: BorrowedFd<'_>,
+    packets: &[TxPacket<'_>],
+    mut prefix: impl FnMut(&TxPacket<'_>) -> [u8; P],
+) -> (usize, Option<io::Error>) {
+    let mut done = 0;
+    while done < packets.len() {
+        match send_some(fd, &packets[done..], &mut prefix) {
+            // Fewer than asked: the next call tells the error of the packet it stopped at.
+            Ok(sent) => done += sent,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (done, Some(error)),
+        }
+    }
+    (done, None)
+}
+
+/// One `sendmmsg` of as many packets as there are vectors for, and at least one.
+fn send_some<const P: usize>(
+    fd: BorrowedFd<'_>,
+    packets: &[TxPacket<'_>],
+    prefix: &mut impl FnMut(&TxPacket<'_>) -> [u8; P],
+) -> io::Result<usize> {
+    let mut few = [const { MaybeUninit::<libc::iovec>::uninit() }; VECTORS];
+    let mut many = Vec::new();
+    let needed = packets[0].slices.len() + 1;
+    let vectors = if needed <= VECTORS {
+        &mut few[..]
+    } else {
+        many.resize_with(needed, MaybeUninit::uninit);
+        &mut many[..]
+    };
+    let mut prefixes = [[0_u8; P]; BATCH];
+    let mut messages = [const { MaybeUninit::<libc::mmsghdr>::zeroed() }; BATCH];
+    let (mut used, mut count) = (0, 0);
+    for ((packet, bytes), message) in packets.iter().zip(&mut prefixes).zip(&mut messages) {
+        let needed = packet.slices.len() + 1;
+        if used + needed > vectors.len() {
+            break;
+        }
+        *bytes = prefix(packet);
+        let own = &mut vectors[used..used + needed];
+        own[0].write(libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: P });
+        for (vector, slice) in own[1..].iter_mut().zip(packet.slices) {
+            vector.write(libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() });
+        }
+        // SAFETY: it was zeroed, which is a valid mmsghdr: null pointers, zero lengths, zeroed padding on musl.
+        let header = unsafe { &mut message.assume_init_mut().msg_hdr };
+        header.msg_iov = own.as_mut_ptr().cast();
+        header.msg_iovlen = needed as _;
+        used += needed;
+        count += 1;
+    }
+    // SAFETY: the first `count` (at most BATCH) messages point to `needed` initialized iovecs each, and these to a prefix
+    // on this stack frame and to the packet's slices, which are borrowed through the call; the kernel only reads them.
+    let result = unsafe {
+        libc::sendmmsg(
+            fd.as_raw_fd(),
+            messages.as_mut_ptr().cast(),
+            count as libc::c_uint,
+            (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
+        )
+    };
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
