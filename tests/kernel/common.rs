@@ -100,13 +100,13 @@ pub(crate) async fn kernel_listener(at: SocketAddr) -> io::Result<tokio::net::Tc
     tokio::net::TcpListener::bind(at).await
 }
 
-/// A stack with the defaults of the tests.
+/// A stack by the device that `RAWTCP_DEVICE` names: the whole suite runs over any of them.
 pub(crate) fn stack() -> io::Result<Stack> {
     builder().build()
 }
 
 pub(crate) fn builder() -> StackBuilder {
-    Stack::builder()
+    StackBuilder::from_env().expect("RAWTCP_DEVICE names a device")
 }
 
 /// Segments of one connection or port, seen from the interface where they were recorded.

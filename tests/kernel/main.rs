@@ -7,6 +7,7 @@ mod common;
 mod ecn;
 mod ending;
 mod errors;
+mod ethernet;
 mod half_close;
 mod impaired;
 mod load;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     tests.extend(ecn::tests());
     tests.extend(pmtu::tests());
     tests.extend(urgent::tests());
+    tests.extend(ethernet::tests());
     tests.extend(ownership::tests());
     tests.extend(churn::tests());
     tests.extend(half_close::tests());

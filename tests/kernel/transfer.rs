@@ -64,7 +64,7 @@ fn both_ways(ours: &Namespace, our_ip: IpAddr, kernels: &Namespace, kernel_ip: I
 }
 
 /// Both directions at once, to the end of the stream.
-async fn exchange<S>(stream: &mut S) -> Outcome
+pub(crate) async fn exchange<S>(stream: &mut S) -> Outcome
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
