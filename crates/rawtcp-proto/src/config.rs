@@ -1,7 +1,7 @@
 //! What can be set, each with its default and the reason for it.
 
 use crate::buf::ChunkPool;
-use crate::cc::Algorithm;
+use crate::cc::Factory;
 use crate::time::Duration;
 
 /// Keep-alive values (RFC 9293 §3.8.4); off unless set [MUST-25].
@@ -45,6 +45,23 @@ pub enum MtuProbing {
     BlackHole,
     /// From the start (2): segments begin small, and larger ones are tried.
     Always,
+}
+
+/// What becomes of a congestion window that the application does not use. In every case it grows only while
+/// it is what limits sending.
+///
+/// RFC 7661 has a fourth way, which is not here: the window is kept for five minutes, and the first loss reduces
+/// it to what was used before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CwndValidation {
+    /// Half of it for each RTO of silence, and half of the unused part for each RTO in which some of it
+    /// was not used; never below the initial window. RFC 2861, which RFC 7661 obsoletes, and Linux.
+    #[default]
+    Decay,
+    /// The initial window after an RTO of silence (RFC 5681 §4.1).
+    Restart,
+    /// It stays: Linux with `tcp_slow_start_after_idle` off.
+    Keep,
 }
 
 /// The settings of one connection.
@@ -131,8 +148,18 @@ pub struct ConnConfig {
     pub traffic_class: u8,
     /// Challenge ACKs a second and connection (RFC 5961 §7). Default 10.
     pub challenge_acks: u32,
-    /// The congestion control. Default NewReno.
-    pub congestion: Algorithm,
+    /// The congestion control: one that is [built in](crate::cc::Algorithm), or one of the caller's. Default
+    /// CUBIC, as Linux.
+    pub congestion: Factory,
+    /// What becomes of a congestion window that the application does not use. Default: what Linux does.
+    pub cwnd_validation: CwndValidation,
+    /// Spread what the window allows over the round trip, where the congestion control states no rate itself;
+    /// one that does is always paced. Default off, as on Linux without the `fq` scheduler. On, a queue of a tenth of
+    /// a bandwidth-delay product is filled to 0.8 instead of 0.5, for up to a timer each millisecond.
+    pub pacing: bool,
+    /// Data never leaves at more bytes per second than this (SO_MAX_PACING_RATE), nor in larger bursts than what
+    /// the rate lets through in a millisecond or two segments. Default none.
+    pub max_pacing_rate: Option<u64>,
     /// Where the memory of the buffers comes from, and goes back to; clones of a configuration share it. Default: a
     /// pool that keeps up to 8 MiB.
     pub pool: ChunkPool,
@@ -175,7 +202,10 @@ impl Default for ConnConfig {
             ttl: 64,
             traffic_class: 0,
             challenge_acks: 10,
-            congestion: Algorithm::Reno,
+            congestion: Factory::default(),
+            cwnd_validation: CwndValidation::default(),
+            pacing: false,
+            max_pacing_rate: None,
             pool: ChunkPool::default(),
         }
     }

@@ -53,10 +53,10 @@ pub mod stack;
 pub mod time;
 pub mod wire;
 
-pub use config::{ConnConfig, EcnMode, Keepalive, MtuProbing};
+pub use config::{ConnConfig, CwndValidation, EcnMode, Keepalive, MtuProbing};
 pub use conn::{Connection, Events, Path, State, Transmit, TransmitKind, TxLimits};
 pub use error::{CloseReason, DropReason, UserError};
-pub use info::TcpInfo;
+pub use info::{CaState, TcpInfo};
 pub use seq::{Offset, OffsetRange, SeqNum};
 pub use time::{Duration, Instant};
 pub use wire::{FourTuple, Segment, is_unicast};

@@ -33,6 +33,7 @@ fn plain() -> ConnConfig {
         window_scaling: false,
         quick_acks: 0,
         recv_buffer: 65_535,
+        congestion: Algorithm::Reno.into(), // RFC 9293 §3.8.2 requires RFC 5681
         ..ConnConfig::default()
     }
 }

@@ -360,7 +360,7 @@ impl ConnCell {
 impl Inner {
     /// Bytes of the stream that the peer has acknowledged since the connection was opened.
     pub(crate) fn acked_bytes(&self) -> u64 {
-        self.conn.info().bytes_acked
+        self.conn.bytes_acked()
     }
 
     /// From here on acknowledgments wake whoever waits for them.

@@ -8,6 +8,7 @@ pub(crate) const RUNTIME_SHUTDOWN: &str = "A Tokio 1.x context was found, but it
 
 pub(crate) const EPERM: i32 = 1;
 pub(crate) const ENOENT: i32 = 2;
+pub(crate) const EEXIST: i32 = 17;
 pub(crate) const ENODEV: i32 = 19;
 pub(crate) const EPIPE: i32 = 32;
 pub(crate) const ENOPROTOOPT: i32 = 92;

@@ -44,6 +44,7 @@ mod budget;
 #[cfg(feature = "hyper-util")]
 pub mod client;
 mod clock;
+mod congestion;
 mod conn_cell;
 mod conn_io;
 mod connect;
@@ -69,8 +70,9 @@ mod tx;
 mod tx_queue;
 pub mod wrappers;
 
+pub use congestion::register_congestion;
 pub use device::Device;
-pub use rawtcp_proto::cc::Algorithm;
+pub use rawtcp_proto::cc::{self, Algorithm};
 pub use rawtcp_proto::stack::StackConfig;
 pub use rawtcp_proto::{ConnConfig, DropReason, Keepalive, State, TcpInfo};
 pub use stack::{Driver, Stack, StackBuilder};

@@ -1,5 +1,6 @@
 //! [`Stack`]: one TCP/IP stack, made to order.
 
+use crate::cc::Factory;
 use crate::device::Device;
 use crate::driver::Driver as Task;
 use crate::error;
@@ -7,9 +8,8 @@ use crate::host::{Host, Settings};
 use crate::net::{TcpListener, TcpSocket, TcpStream};
 use crate::stats::StackStats;
 use crate::sync::Arc;
-use crate::{ambient, drain};
+use crate::{ambient, congestion, drain};
 use rawtcp_proto::ConnConfig;
-use rawtcp_proto::cc::Algorithm;
 use rawtcp_proto::stack::StackConfig;
 use std::future::poll_fn;
 use std::io;
@@ -190,11 +190,9 @@ impl StackBuilder {
             };
         }
         if let Some(name) = value("RAWTCP_CONGESTION").filter(|value| !value.is_empty()) {
-            let algorithm = name.parse().map_err(|_| {
-                let names: Vec<_> = Algorithm::ALL.iter().map(|algorithm| algorithm.name()).collect();
-                invalid("RAWTCP_CONGESTION", &name, &names.join(", "))
-            })?;
-            builder = builder.congestion(algorithm);
+            let factory = congestion::by_name(&name)
+                .map_err(|_| invalid("RAWTCP_CONGESTION", &name, &congestion::names().join(", ")))?;
+            builder = builder.congestion(factory);
         }
         Ok(builder)
     }
@@ -234,9 +232,9 @@ impl StackBuilder {
         self
     }
 
-    /// The congestion control of every connection. Default: NewReno.
-    pub fn congestion(mut self, algorithm: Algorithm) -> Self {
-        self.settings.conn.congestion = algorithm;
+    /// The congestion control of every connection, built in or one of the caller's. Default: CUBIC.
+    pub fn congestion(mut self, congestion: impl Into<Factory>) -> Self {
+        self.settings.conn.congestion = congestion.into();
         self
     }
 

@@ -19,10 +19,14 @@ use rawtcp_proto::wire::tcp::{HeaderBuf, build};
 use rawtcp_proto::{CloseReason, Connection, FourTuple, Instant, SeqNum, Transmit, TxLimits};
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 /// Packets sent in one hold of a connection's lock: a raw send costs 5.5–7 µs, so this bounds the wait
 /// of whoever wants the lock at about 100 µs.
 pub(crate) const HOLD: usize = 16;
+
+/// How late a turn of the driver is, after its timer: to wait for less costs more than it spaces.
+const TIMER_SLACK: Duration = Duration::from_micros(50);
 
 /// I/O vectors kept on the stack. A hold of full segments from a buffer in 64 KiB chunks needs about 35.
 const VECTORS: usize = 48;
@@ -85,7 +89,7 @@ pub(crate) fn transmit(
     }
     let device = open.io.capabilities();
     let segmentable = (device.max_segmentable as usize).min(LARGEST);
-    let limits = TxLimits { max_payload: segmentable };
+    let limits = TxLimits { max_payload: segmentable, timer_slack: TIMER_SLACK };
     let hold = if segmentable > 0 { 1 } else { HOLD };
 
     let mut decided: [Option<Transmit>; HOLD] = [const { None }; HOLD];

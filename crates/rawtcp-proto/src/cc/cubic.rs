@@ -6,7 +6,7 @@
 //! microseconds.
 
 use super::hystart::HyStart;
-use super::{AckSample, Carried, Congestion, CongestionControl, CongestionSample};
+use super::{AckSample, Carried, Congestion, CongestionControl, CongestionSample, decayed, unused_ssthresh};
 use crate::time::{Duration, Instant};
 
 /// No window grows beyond this, as in Reno.
@@ -241,6 +241,15 @@ impl Cubic {
         self.epoch = Some(epoch);
     }
 
+    /// The window becomes smaller without congestion: another stage leads from there to the old plateau.
+    fn shrink_unused(&mut self, cwnd: u64) {
+        self.ssthresh = unused_ssthresh(self.cwnd(), self.ssthresh);
+        if cwnd < self.cwnd() {
+            self.window = fixed(cwnd);
+            self.epoch = None;
+        }
+    }
+
     fn stop_clock(&mut self) {
         if let Some(epoch) = &mut self.epoch {
             epoch.counted_to = None;
@@ -254,7 +263,7 @@ impl CongestionControl for Cubic {
     }
 
     fn on_ack(&mut self, sample: &AckSample) {
-        if sample.acked == 0 {
+        if sample.acked == 0 || (sample.duplicate && !sample.in_recovery) {
             return;
         }
         self.timed_out = false;
@@ -328,10 +337,14 @@ impl CongestionControl for Cubic {
         // RFC 5681 §4.1: RW = min(IW, cwnd); as with Reno, never the one segment of a lost SYN.
         self.hystart.restart();
         self.before = None;
-        let restart = fixed(self.initial_window().max(2 * self.mss));
-        if self.window > restart {
-            self.window = restart;
-            self.epoch = None;
+        let restart = self.initial_window().max(2 * self.mss);
+        self.shrink_unused(decayed(self.cwnd(), restart, idle, rto));
+    }
+
+    fn on_underuse(&mut self, _now: Instant, used: u64) {
+        let used = used.max(self.initial_window());
+        if used < self.cwnd() {
+            self.shrink_unused(self.cwnd().midpoint(used));
         }
     }
 
@@ -362,7 +375,7 @@ impl CongestionControl for Cubic {
     }
 
     fn export(&self) -> Carried {
-        Carried { cwnd: self.cwnd(), ssthresh: self.ssthresh }
+        Carried { cwnd: self.cwnd(), ssthresh: self.ssthresh, ..Carried::default() }
     }
 
     fn import(&mut self, carried: Carried) {

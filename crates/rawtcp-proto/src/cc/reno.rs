@@ -1,7 +1,7 @@
 //! Slow start and congestion avoidance as in RFC 5681, counting bytes (RFC 3465) rather than
 //! acknowledgments, so that neither delayed nor split acknowledgments change the pace.
 
-use super::{AckSample, Carried, Congestion, CongestionControl, CongestionSample};
+use super::{AckSample, Carried, Congestion, CongestionControl, CongestionSample, decayed, unused_ssthresh};
 use crate::time::{Duration, Instant};
 
 /// No window grows beyond this: a thousand times what a peer can advertise, and far from overflow.
@@ -80,7 +80,7 @@ impl CongestionControl for Reno {
     }
 
     fn on_ack(&mut self, sample: &AckSample) {
-        if sample.acked == 0 {
+        if sample.acked == 0 || (sample.duplicate && !sample.in_recovery) {
             return;
         }
         self.timed_out = false;
@@ -146,10 +146,21 @@ impl CongestionControl for Reno {
     }
 
     fn on_idle(&mut self, _now: Instant, idle: Duration, rto: Duration) {
-        // RFC 5681 §4.1: nothing sent for more than one RTO → RW = min(IW, cwnd). An initial window of one
-        // segment was the price of a lost SYN, which is not to be paid twice.
-        if idle > rto {
-            self.cwnd = self.cwnd.min(self.initial_window().max(2 * self.mss));
+        if idle <= rto {
+            return;
+        }
+        self.ssthresh = unused_ssthresh(self.cwnd, self.ssthresh);
+        // RFC 5681 §4.1: RW = min(IW, cwnd). An initial window of one segment was the price of a lost SYN,
+        // which is not to be paid twice.
+        self.cwnd = decayed(self.cwnd, self.initial_window().max(2 * self.mss), idle, rto);
+        self.counted = 0;
+    }
+
+    fn on_underuse(&mut self, _now: Instant, used: u64) {
+        let used = used.max(self.initial_window());
+        if used < self.cwnd {
+            self.ssthresh = unused_ssthresh(self.cwnd, self.ssthresh);
+            self.cwnd = self.cwnd.midpoint(used);
             self.counted = 0;
         }
     }
@@ -176,7 +187,7 @@ impl CongestionControl for Reno {
     }
 
     fn export(&self) -> Carried {
-        Carried { cwnd: self.cwnd, ssthresh: self.ssthresh }
+        Carried { cwnd: self.cwnd, ssthresh: self.ssthresh, ..Carried::default() }
     }
 
     fn import(&mut self, carried: Carried) {

@@ -27,6 +27,7 @@ pub(super) struct AckPolicy {
     /// The application answers what it reads: ACKs ride on its data, and are not hurried (Linux's "pingpong").
     answers: bool,
     last_text: Instant,
+    last_sent: Instant,
     /// Duplicate ACKs owed beyond the one that is due. A peer without SACK counts them (RFC 5681 §3.2), so
     /// a batch of out-of-order segments may not shrink to one; more than three tell it nothing new.
     repeats: u8,
@@ -46,6 +47,7 @@ impl AckPolicy {
             quick_at_start: quick,
             answers: false,
             last_text: Instant::ZERO,
+            last_sent: Instant::ZERO,
             repeats: 0,
             duplicate: None,
             last_invalid: None,
@@ -62,6 +64,11 @@ impl AckPolicy {
         self.due
     }
 
+    /// When an ACK last left, alone or with data.
+    pub(super) fn last_sent(&self) -> Instant {
+        self.last_sent
+    }
+
     /// Another out-of-order segment, and the peer counts duplicate ACKs.
     pub(super) fn repeat(&mut self) {
         self.repeats = if self.due { (self.repeats + 1).min(2) } else { 0 };
@@ -74,7 +81,8 @@ impl AckPolicy {
     }
 
     /// A segment that carries the ACK left.
-    pub(super) fn on_sent(&mut self) {
+    pub(super) fn on_sent(&mut self, now: Instant) {
+        self.last_sent = now;
         self.due = self.repeats > 0;
         self.repeats = self.repeats.saturating_sub(1);
         self.unacked = 0;

@@ -39,6 +39,15 @@ impl Demand {
         }
     }
 
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    /// The most that was read in one round trip, in bytes.
+    pub(super) fn most(&self) -> u64 {
+        self.most
+    }
+
     fn on_sample(&mut self, sample: Duration) {
         self.rtt = Some(match self.rtt {
             Some(rtt) => rtt - rtt / 8 + sample / 8,

@@ -168,6 +168,7 @@ impl Connection {
         self.ecn.reducing = Some(self.snd.nxt);
         // An older episode can not be undone any more: this reduction is the last.
         self.recovery.episode = None;
+        self.recovery.tlp_reduced = false;
         self.recovery.begin_rate_reduction(self.sent.outstanding());
     }
 }

@@ -20,7 +20,11 @@ impl Connection {
     /// An error says why it, or what was left of it, went no further; the answer it deserves, if any,
     /// is given by [`poll_transmit`](Self::poll_transmit).
     pub fn on_segment(&mut self, now: Instant, segment: &Segment<'_>) -> Result<(), DropReason> {
-        self.counters.segs_in += self.segments_in(segment);
+        let segments = self.segments_in(segment);
+        self.counters.segs_in += segments;
+        if !segment.payload.is_empty() {
+            self.counters.data_segs_in += segments;
+        }
         match self.state {
             State::Closed | State::TimeWait => Err(DropReason::Closed),
             State::SynSent => self.on_segment_in_syn_sent(now, segment),
@@ -62,6 +66,7 @@ impl Connection {
         self.events.insert(Events::CONNECTED | Events::WRITABLE);
         self.start_mtu_search();
         self.cc = self.config.congestion.build(self.send_mss(), self.config.initial_window);
+        self.recovery.restart_validation(now);
         if self.counters.timeouts > 0 {
             self.rtt.on_syn_timeout(); // RFC 6298 §5.7
             self.recovery.backoff = 0;

@@ -3,9 +3,10 @@
 
 use super::undo::{Episode, Frto, Reordering};
 use super::{Connection, Timer};
-use crate::cc::{AckSample, Congestion, CongestionSample};
+use crate::cc::{AckSample, Congestion, CongestionSample, LossSample};
+use crate::config::CwndValidation;
 use crate::recovery::rate::{RateEstimator, RateSample};
-use crate::recovery::sent::{AckOutcome, RackView};
+use crate::recovery::sent::{AckOutcome, LostSegment, RackView};
 use crate::seq::Offset;
 use crate::time::{Duration, Instant};
 use crate::wire::{Flags, Segment};
@@ -45,7 +46,7 @@ struct Prr {
 pub(super) struct Recovery {
     pub(super) phase: Phase,
     prr: Prr,
-    dup_acks: u32,
+    pub(super) dup_acks: u32,
     /// Bytes that duplicate ACKs say have left the network, where SACK can not say it.
     dup_credit: u64,
     /// Consecutive timeouts: the exponent of the backoff (RFC 6298 §5.5).
@@ -66,11 +67,20 @@ pub(super) struct Recovery {
     /// SND.NXT when the last tail loss probe left, while it is unanswered (RFC 8985 §7.3).
     pub(super) tlp_high: Option<Offset>,
     pub(super) tlp_was_retransmit: bool,
+    /// Where the last probe ends that was a copy, until the peer says that it came twice.
+    pub(super) tlp_copy: Option<Offset>,
+    /// What the last reduction was for: that probe, which seemed to have repaired a loss.
+    pub(super) tlp_reduced: bool,
     /// The window, not the application, held the last transmission back (RFC 7661, growth only then).
     cwnd_limited: bool,
     /// The largest flight of this round trip, which ends when `round_end` is acknowledged.
     max_flight: u64,
     round_end: Offset,
+    /// The largest flight since the window was last the limit, or this was last judged.
+    used: u64,
+    used_since: Instant,
+    /// When the timeout came that this recovery began with.
+    loss_since: Instant,
     /// When the RTO is due by itself, whatever comes before it: a tail loss probe, the user timeout.
     pub(super) rto_at: Instant,
     /// Likewise the next zero-window probe.
@@ -82,6 +92,11 @@ pub(super) struct Recovery {
 }
 
 impl Recovery {
+    /// From here on it is counted how much of the window is used.
+    pub(super) fn restart_validation(&mut self, now: Instant) {
+        (self.used, self.used_since) = (0, now);
+    }
+
     /// A retransmission of `len` bytes leaves, or new data during recovery.
     pub(super) fn on_transmit(&mut self, len: u64) {
         // Counted in vain where nothing is being reduced: whoever begins a reduction begins anew.
@@ -105,6 +120,7 @@ impl Connection {
     /// How many bytes congestion control lets leave now.
     pub(super) fn cwnd_room(&self) -> u64 {
         match self.recovery.phase {
+            _ if self.cc.controls_recovery() => self.cc.cwnd().saturating_sub(self.pipe()),
             Phase::Recovery { .. } => self.recovery.prr.budget,
             Phase::Open if self.ecn.is_reducing() => self.recovery.prr.budget,
             _ => self.cc.cwnd().saturating_sub(self.pipe()),
@@ -140,7 +156,7 @@ impl Connection {
         // A window update is not what F-RTO waits for.
         self.recovery.frto_holds &= !(advanced || duplicate || outcome.delivered > 0);
         self.note_dsack(segment, ack);
-        if self.try_undo(segment, advanced, duplicate, &outcome) {
+        if self.try_undo(now, segment, advanced, duplicate, &outcome) {
             // The originals arrived: when the copies left says nothing of what else is in flight.
             outcome.newest = outcome.newest_original;
         }
@@ -253,7 +269,10 @@ impl Connection {
 
     /// RFC 8985 §6.2, steps 1 to 4.
     fn update_rack(&mut self, now: Instant, outcome: &AckOutcome) {
-        self.recovery.reordering.seen |= outcome.lowest_sacked_never_retransmitted.is_some();
+        if outcome.lowest_sacked_never_retransmitted.is_some() {
+            self.recovery.reordering.seen = true;
+            self.counters.reord_seen += 1;
+        }
         let Some(newest) = &outcome.newest else { return };
         // Step 2: an ACK too early for the retransmission is an original's.
         let too_early = self.rtt.min_rtt().is_some_and(|min| now.since(newest.sent_at) < min);
@@ -270,7 +289,7 @@ impl Connection {
 
     /// RFC 8985 §6.2 step 4: a quarter of the round trip, more after D-SACKs, none while no reordering was seen and
     /// there is evidence enough.
-    fn reordering_window(&self) -> Duration {
+    pub(super) fn reordering_window(&self) -> Duration {
         let enough = self.sent.sacked_bytes() >= u64::from(DUP_THRESH) * u64::from(self.send_mss())
             || self.recovery.phase != Phase::Open;
         let Reordering { seen, quarters, .. } = self.recovery.reordering;
@@ -294,23 +313,40 @@ impl Connection {
                 Some(at) => self.timers.set(Timer::Reorder, at),
                 None => self.timers.clear(Timer::Reorder),
             }
-            self.recovery.rate.on_lost(detected.lost);
             if detected.lost > 0 && !self.is_only_probe_lost(detected.lost) {
+                self.note_lost(now, detected.lost, detected.newest);
                 self.enter_recovery(now);
             }
             return;
         }
         match self.recovery.phase {
             Phase::Open if self.recovery.dup_acks >= DUP_THRESH => {
-                self.recovery.rate.on_lost(self.sent.mark_first_lost());
+                let lost = self.sent.mark_first_lost();
+                self.note_lost(now, lost, None);
                 self.enter_recovery(now);
             }
             // RFC 6582 §3.2 step 3: a partial ACK means the next segment is lost too.
             Phase::Recovery { high } if advanced && self.snd.una < high => {
-                self.recovery.rate.on_lost(self.sent.mark_first_lost());
+                let lost = self.sent.mark_first_lost();
+                self.note_lost(now, lost, None);
             }
             _ => {}
         }
+    }
+
+    /// Without SACK nobody knows how things were when the lost segment left: about as they are.
+    fn note_lost(&mut self, now: Instant, lost: u64, newest: Option<LostSegment>) {
+        self.recovery.rate.on_lost(lost);
+        let since = newest.map_or(0, |newest| newest.snapshot.lost);
+        let sample = LossSample {
+            now,
+            lost,
+            tx_in_flight: newest.map_or_else(|| self.pipe() + lost, |newest| newest.tx_in_flight),
+            lost_since: if newest.is_some() { self.recovery.rate.lost() - since } else { lost },
+            app_limited: newest.is_some_and(|newest| newest.snapshot.app_limited),
+            mss: self.send_mss(),
+        };
+        self.cc.on_lost(&sample);
     }
 
     pub(super) fn congestion_sample(&self, now: Instant) -> CongestionSample {
@@ -334,6 +370,9 @@ impl Connection {
         self.ecn.on_reduction();
         self.recovery.phase = Phase::Recovery { high: self.snd.nxt };
         self.begin_episode(false);
+        // RFC 8985 §7.1: a probe is the affair of its time only, and this loss is counted once.
+        self.recovery.tlp_high = None;
+        self.recovery.tlp_reduced = false;
         self.timers.clear(Timer::Tlp);
     }
 
@@ -364,15 +403,22 @@ impl Connection {
         if ack < high {
             return false;
         }
-        if matches!(self.recovery.phase, Phase::Recovery { .. }) {
-            self.cc.on_recovery_exit(now);
-        }
+        self.cc.on_recovery_exit(now);
         self.recovery.reordering.on_recovery_exit();
-        self.end_episode();
+        self.end_episode(now);
         true
     }
 
-    pub(super) fn end_episode(&mut self) {
+    /// How long the recovery that began with a timeout has lasted; nothing if there is none.
+    pub(super) fn loss_time(&self, now: Instant) -> Duration {
+        match self.recovery.phase {
+            Phase::Loss { .. } => now.since(self.recovery.loss_since),
+            _ => Duration::ZERO,
+        }
+    }
+
+    pub(super) fn end_episode(&mut self, now: Instant) {
+        self.counters.rto_time += self.loss_time(now);
         self.recovery.phase = Phase::Open;
         self.recovery.frto = Frto::Off;
         self.recovery.dup_credit = 0;
@@ -397,12 +443,13 @@ impl Connection {
             self.cc.on_congestion(Congestion::Loss, &sample);
             self.cc.on_recovery_exit(now);
             self.ecn.on_reduction();
+            self.recovery.tlp_reduced = true;
         }
     }
 
     /// Notes how much of the window is used (RFC 7661 §4.3): the most of each round trip, and whether the
     /// window held something back.
-    pub(super) fn note_flight(&mut self, limited: bool) {
+    pub(super) fn note_flight(&mut self, now: Instant, limited: bool) {
         let flight = self.pipe();
         let new_round = self.snd.una >= self.recovery.round_end;
         let more = !self.recovery.cwnd_limited && flight > self.recovery.max_flight;
@@ -410,6 +457,27 @@ impl Connection {
             self.recovery.cwnd_limited = limited;
             self.recovery.max_flight = flight;
             self.recovery.round_end = self.snd.nxt;
+        }
+        if self.is_cwnd_limited() {
+            return self.recovery.restart_validation(now);
+        }
+        self.recovery.used = self.recovery.used.max(flight);
+        self.validate_window(now);
+    }
+
+    /// A window that the application did not fill for as long as an RTO is not known to fit the path any more
+    /// (RFC 2861 §3, as Linux does it). RFC 7661, which obsoletes that, would keep it for five minutes and have the
+    /// next loss reduce it to what was used.
+    fn validate_window(&mut self, now: Instant) {
+        if now.since(self.recovery.used_since) < self.rtt.rto() {
+            return;
+        }
+        let used = self.recovery.used;
+        self.recovery.restart_validation(now);
+        // A writer that waits for room is not short of data.
+        let by_application = self.recovery.phase == Phase::Open && !self.write_blocked;
+        if by_application && self.config.cwnd_validation == CwndValidation::Decay {
+            self.cc.on_underuse(now, used);
         }
     }
 
@@ -443,17 +511,18 @@ impl Connection {
         if in_recovery {
             self.update_prr(delivered);
         }
-        // RFC 5681 §3.2, RFC 3042: duplicate ACKs do not grow the window.
-        if delivered == 0 || (outcome.newly_acked == 0 && !in_recovery) {
+        if delivered == 0 {
             return;
         }
         self.cc.on_ack(&AckSample {
             now,
             acked: delivered,
+            duplicate: outcome.newly_acked == 0,
             rtt: outcome.rtt_sample(),
             min_rtt: self.rtt.min_rtt(),
             srtt: self.rtt.srtt(),
             in_flight,
+            pipe: self.pipe(),
             cwnd_limited: self.is_cwnd_limited(),
             in_recovery,
             mss: self.send_mss(),
@@ -485,6 +554,8 @@ impl Connection {
             self.ecn.on_reduction();
             if first_of_episode {
                 self.begin_episode(true);
+                self.counters.rto_recoveries += 1;
+                self.recovery.loss_since = now;
             }
             self.recovery.frto = if may_be_spurious { Frto::Head } else { Frto::Off };
             self.recovery.phase = Phase::Loss { high: self.snd.nxt };
@@ -492,6 +563,7 @@ impl Connection {
         self.recovery.dup_acks = 0;
         self.recovery.dup_credit = 0;
         self.recovery.tlp_high = None;
+        self.recovery.tlp_reduced = false;
         self.timers.clear(Timer::Tlp);
         self.timers.clear(Timer::Reorder);
         self.arm_rto(now);

@@ -5,12 +5,15 @@
 
 mod ack_policy;
 mod autotune;
+mod chrono;
 pub(crate) mod ecn;
 mod icmp;
+mod info;
 mod input;
 mod loss;
 mod nagle;
 mod output;
+mod pacing;
 mod pmtu;
 mod space;
 mod state;
@@ -29,9 +32,11 @@ pub use state::State;
 
 use ack_policy::AckPolicy;
 use autotune::Demand;
+use chrono::Chrono;
 use ecn::EcnState;
 use loss::Recovery;
 use nagle::Cork;
+use pacing::Pacer;
 use pmtu::Pmtu;
 use space::{RecvSpace, SendSpace};
 use timers::{Timer, Timers};
@@ -43,13 +48,11 @@ use crate::buf::send::{SendBuffer, Slices};
 use crate::cc::CongestionControl;
 use crate::config::{ConnConfig, MIN_MSS, ip_header_len};
 use crate::error::CloseReason;
-use crate::info::TcpInfo;
-use crate::recovery::rate::RateSample;
 use crate::recovery::rtt::RttEstimator;
 use crate::recovery::sent::SentQueue;
 use crate::seq::{Offset, SeqNum, WindowScale};
 use crate::stack::{HalfOpen, TimeWait};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::FourTuple;
 
 use core::fmt;
@@ -177,8 +180,15 @@ struct Counters {
     bytes_retrans: u64,
     segs_out: u64,
     segs_in: u64,
+    data_segs_out: u64,
+    data_segs_in: u64,
     total_retrans: u64,
+    dsack_dups: u64,
+    reord_seen: u64,
+    rcv_ooopack: u64,
     timeouts: u64,
+    rto_recoveries: u64,
+    rto_time: Duration,
 }
 
 /// One TCP connection.
@@ -199,6 +209,7 @@ pub struct Connection {
     rtt: RttEstimator,
     cc: Box<dyn CongestionControl>,
     recovery: Recovery,
+    pacer: Pacer,
     ack: AckPolicy,
     ecn: EcnState,
     urgent: Urgent,
@@ -222,7 +233,10 @@ pub struct Connection {
     /// Probes sent without an answer: zero-window or keep-alive.
     probes: u32,
     last_heard: Instant,
+    /// When data last left, when text last arrived.
     last_sent: Instant,
+    last_text: Instant,
+    chrono: Chrono,
     ip_id: u16,
     counters: Counters,
 }
@@ -269,6 +283,7 @@ impl Connection {
         }
         conn.start_mtu_search();
         conn.cc = conn.config.congestion.build(conn.send_mss(), conn.config.initial_window);
+        conn.recovery.restart_validation(now);
         conn.events.insert(Events::CONNECTED | Events::STATE);
         conn.start_keepalive(now);
         conn
@@ -292,6 +307,7 @@ impl Connection {
             rtt: RttEstimator::new(config.rto_initial, config.rto_min, config.rto_max),
             cc: config.congestion.build(mss, config.initial_window),
             recovery: Recovery::default(),
+            pacer: Pacer::default(),
             ack: AckPolicy::new(config.quick_acks),
             ecn: EcnState::default(),
             urgent: Urgent::default(),
@@ -309,6 +325,8 @@ impl Connection {
             probes: 0,
             last_heard: now,
             last_sent: now,
+            last_text: now,
+            chrono: Chrono::default(),
             ip_id: iss.0 as u16,
             counters: Counters::default(),
             config,
@@ -408,48 +426,6 @@ impl Connection {
             ttl: self.config.ttl,
             traffic_class: self.config.traffic_class,
         })
-    }
-
-    /// The snapshot of Linux's TCP_INFO.
-    pub fn info(&self) -> TcpInfo {
-        let rate = self.recovery.rate.last();
-        TcpInfo {
-            state: self.state,
-            rtt: self.rtt.srtt().unwrap_or_default(),
-            rttvar: self.rtt.rttvar().unwrap_or_default(),
-            min_rtt: self.rtt.min_rtt().unwrap_or_default(),
-            rto: self.rtt.rto(),
-            backoff: self.recovery.backoff,
-            snd_cwnd: self.cc.cwnd(),
-            snd_ssthresh: self.cc.ssthresh(),
-            snd_mss: self.send_mss(),
-            advmss: self.rcv.adv_mss,
-            pmtu: self.path.mtu,
-            snd_wnd: self.snd.wnd,
-            rcv_wnd: self.rcv.window(),
-            unacked: self.sent.outstanding(),
-            sacked: self.sent.sacked_bytes(),
-            lost: self.sent.lost_bytes(),
-            retrans: self.sent.retransmitted_out(),
-            notsent_bytes: self.send_buf.end().since(self.snd.nxt),
-            bytes_acked: self.counters.bytes_acked,
-            bytes_received: self.counters.bytes_received,
-            bytes_sent: self.counters.bytes_sent,
-            bytes_retrans: self.counters.bytes_retrans,
-            segs_out: self.counters.segs_out,
-            segs_in: self.counters.segs_in,
-            total_retrans: self.counters.total_retrans,
-            timeouts: self.counters.timeouts,
-            delivery_rate: rate.map_or(0, RateSample::bytes_per_second),
-            delivery_rate_app_limited: rate.is_some_and(|rate| rate.app_limited),
-            timestamps: self.negotiated.timestamps,
-            sack: self.negotiated.sack,
-            window_scale: self.negotiated.scales.map(|s| (s.snd.shift(), s.rcv.shift())),
-            ecn: self.ecn.is_agreed(),
-            delivered_ce: self.ecn.delivered_ce,
-            ce_received: self.ecn.ce_received,
-            congestion: self.cc.name(),
-        }
     }
 
     /// Moves to another state; ends everything that goes with being open when that is CLOSED.

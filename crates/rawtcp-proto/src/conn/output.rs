@@ -1,8 +1,9 @@
 //! The one decision: what leaves next, if anything.
 
 use super::{Connection, State};
+use crate::config::CwndValidation;
 use crate::seq::{Offset, OffsetRange, SeqNum, WireWindow};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::wire::{Flags, Options, SackBlocks, TcpHeader, Timestamps};
 
 /// What the device takes in one piece.
@@ -10,11 +11,13 @@ use crate::wire::{Flags, Options, SackBlocks, TcpHeader, Timestamps};
 pub struct TxLimits {
     /// Payload bytes in one [`Transmit`]. Below two segments, every transmit is one segment.
     pub max_payload: usize,
+    /// By how much later than asked for timers come: what pacing would hold back for less leaves at once.
+    pub timer_slack: Duration,
 }
 
 impl TxLimits {
     /// One segment at a time: a device without segmentation.
-    pub const ONE_SEGMENT: TxLimits = TxLimits { max_payload: 0 };
+    pub const ONE_SEGMENT: TxLimits = TxLimits { max_payload: 0, timer_slack: Duration::ZERO };
 }
 
 /// Why a segment leaves.
@@ -78,12 +81,16 @@ impl Connection {
             State::Closed => None,
             State::TimeWait => self.bare_ack(now),
             State::SynSent | State::SynReceived => self.poll_handshake(now),
-            _ => self
-                .poll_retransmit(now, limits)
-                .or_else(|| self.poll_tail_probe(now))
-                .or_else(|| self.poll_new_data(now, limits))
-                .or_else(|| self.poll_probe(now))
-                .or_else(|| self.bare_ack(now)),
+            _ => {
+                let data = self
+                    .poll_retransmit(now, limits)
+                    .or_else(|| self.poll_tail_probe(now))
+                    .or_else(|| self.poll_new_data(now, limits));
+                if data.is_none() {
+                    self.note_limit(now);
+                }
+                data.or_else(|| self.poll_probe(now)).or_else(|| self.bare_ack(now))
+            }
         }
     }
 
@@ -138,11 +145,16 @@ impl Connection {
         let mss = u64::from(self.mss_before_options()) - options.encoded_len() as u64;
         let room = self.cwnd_room();
         if room < mss && self.pipe() > 0 && !(room > 0 && self.sent.lost_bytes() <= room) {
-            self.note_flight(true);
+            self.note_flight(now, true);
             return None;
         }
         let most = (room / mss * mss).min(limits.max_payload as u64 / mss * mss).max(mss);
-        let range = self.sent.next_lost(most)?;
+        let mut range = self.sent.next_lost(most)?;
+        // The copy of the head is what everything waits for.
+        if range.start > self.snd.una {
+            let len = range.end.since(range.start);
+            range.end = range.start.add(self.pace(now, limits.timer_slack, len, mss)?);
+        }
         Some(self.send_again(now, range, options, mss, TransmitKind::Retransmit))
     }
 
@@ -160,6 +172,7 @@ impl Connection {
             self.note_retransmit(self.ts_now(now), range.clone());
         }
         self.recovery.on_transmit(len);
+        self.note_paced(now, len);
         self.counters.bytes_retrans += len;
         self.counters.total_retrans += len.div_ceil(mss);
         let snapshot = self.recovery.rate.on_transmit(now, false);
@@ -193,6 +206,7 @@ impl Connection {
         let last = self.sent.last_range()?;
         // The options may have grown since it was sent: never more than one segment.
         let start = last.start.max(Offset(last.end.0.saturating_sub(mss)));
+        self.recovery.tlp_copy = Some(last.end);
         Some(self.send_again(now, start..last.end, options, mss, TransmitKind::Probe))
     }
 
@@ -200,16 +214,23 @@ impl Connection {
         if !self.has_unsent() {
             return None;
         }
-        if self.sent.outstanding() == 0 {
-            self.restart_after_idle(now);
+        let from_nothing = self.sent.outstanding() == 0;
+        if from_nothing {
+            self.restart_pacing(now);
         }
         let options = self.segment_options(now);
         if let Some(probe) = self.poll_mtu_probe(now, &options) {
             return Some(probe);
         }
         let mss = u64::from(self.mss_before_options()) - options.encoded_len() as u64;
-        match self.length_to_send(limits, mss) {
+        match self.length_to_send(now, limits, mss) {
             Some(len) => {
+                let mut len = self.pace(now, limits.timer_slack, len, mss)?;
+                if from_nothing {
+                    // Now that something leaves: once for a pause, and with all of it.
+                    self.restart_after_idle(now);
+                    len = self.length_to_send(now, limits, mss).map_or(len, |less| less.min(len));
+                }
                 self.pending.push = false;
                 Some(self.send_new(now, len, options, mss, TransmitKind::Data))
             }
@@ -230,7 +251,7 @@ impl Connection {
     }
 
     /// How many bytes of new data leave now; `Some(0)` is the FIN alone.
-    fn length_to_send(&mut self, limits: &TxLimits, mss: u64) -> Option<u64> {
+    fn length_to_send(&mut self, now: Instant, limits: &TxLimits, mss: u64) -> Option<u64> {
         let data = self.send_buf.end().since(self.snd.nxt);
         let usable = self.snd.edge().since(self.snd.nxt);
         if data == 0 {
@@ -242,7 +263,7 @@ impl Connection {
         }
         let room = if self.pipe() == 0 { self.cwnd_room().max(mss) } else { self.cwnd_room() };
         if room < wanted.min(mss) {
-            self.note_flight(true);
+            self.note_flight(now, true);
             return None;
         }
         let most = (limits.max_payload as u64 / mss).max(1) * mss;
@@ -280,6 +301,7 @@ impl Connection {
             self.snd.nxt = end.add(1);
         }
         self.recovery.on_transmit(len);
+        self.note_paced(now, len);
         if was_idle {
             self.stalled_since = Some(now);
             self.recovery.retries = 0;
@@ -291,7 +313,7 @@ impl Connection {
         if self.timers.is_set(super::Timer::Cork) && !self.has_unsent() {
             self.timers.clear(super::Timer::Cork);
         }
-        self.note_flight(false);
+        self.note_flight(now, false);
         self.arm_rto_if_unset(now);
         self.arm_tlp(now);
         let mut transmit = self.data_segment(now, start..end, fin, options, mss, kind);
@@ -312,10 +334,17 @@ impl Connection {
 
     /// RFC 5681 §4.1: a window that has not been used for an RTO is not known to fit any more.
     fn restart_after_idle(&mut self, now: Instant) {
-        let idle = now.since(self.last_sent);
-        if idle > self.rtt.rto() && self.snd.nxt > Offset(1) {
-            self.cc.on_idle(now, idle, self.rtt.rto());
+        let (idle, rto) = (now.since(self.last_sent), self.rtt.rto());
+        self.cc.on_restart(now);
+        if idle <= rto || self.snd.nxt <= Offset(1) {
+            return;
         }
+        match self.config.cwnd_validation {
+            CwndValidation::Decay => self.cc.on_idle(now, idle, rto),
+            CwndValidation::Restart => self.cc.on_idle(now, Duration::MAX, rto),
+            CwndValidation::Keep => {}
+        }
+        self.recovery.restart_validation(now);
     }
 
     fn data_segment(
@@ -418,11 +447,11 @@ impl Connection {
     }
 
     /// The header of a segment; one with ACK settles what was owed.
-    fn header(&mut self, _now: Instant, seq: SeqNum, flags: Flags, options: Options) -> TcpHeader {
+    fn header(&mut self, now: Instant, seq: SeqNum, flags: Flags, options: Options) -> TcpHeader {
         let acks = flags.contains(Flags::ACK);
         let window = if acks { self.select_window() } else { WireWindow(0) };
         if acks {
-            self.ack.on_sent();
+            self.ack.on_sent(now);
             self.timers.clear(super::Timer::DelayedAck);
             self.rcv.last_ack_sent = self.rcv.nxt;
         }
@@ -466,6 +495,9 @@ impl Connection {
         let ip_id = self.ip_id;
         self.ip_id = self.ip_id.wrapping_add(segments as u16);
         self.counters.segs_out += segments;
+        if len > 0 {
+            self.counters.data_segs_out += segments;
+        }
         Transmit {
             header,
             payload,

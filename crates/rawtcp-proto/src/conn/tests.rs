@@ -4,7 +4,7 @@ mod adversary;
 mod autotune;
 mod close;
 mod open;
-mod pair;
+pub(super) mod pair;
 mod robust;
 mod segments;
 mod transfer;

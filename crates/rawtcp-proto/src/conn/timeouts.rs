@@ -28,6 +28,7 @@ impl Connection {
                 Timer::DelayedAck => self.ack.now(),
                 Timer::Keepalive => self.on_keepalive_timer(now),
                 Timer::Cork => self.pending.push |= self.has_unsent(),
+                Timer::Pace => {} // `poll_transmit` finds that it may
                 Timer::FinWait2 => {
                     if self.state == State::FinWait2 {
                         self.fail(CloseReason::Graceful);

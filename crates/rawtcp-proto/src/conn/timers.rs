@@ -21,10 +21,12 @@ pub(crate) enum Timer {
     FinWait2,
     /// The longest that a cork holds something back.
     Cork,
+    /// What pacing holds back may leave.
+    Pace,
 }
 
 impl Timer {
-    pub(crate) const ALL: [Timer; 8] = [
+    pub(crate) const ALL: [Timer; 9] = [
         Timer::Rto,
         Timer::Tlp,
         Timer::Reorder,
@@ -33,6 +35,7 @@ impl Timer {
         Timer::Keepalive,
         Timer::FinWait2,
         Timer::Cork,
+        Timer::Pace,
     ];
 }
 

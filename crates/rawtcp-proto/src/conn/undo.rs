@@ -7,6 +7,7 @@ use super::loss::Phase;
 use crate::buf::RangeSet;
 use crate::recovery::sent::AckOutcome;
 use crate::seq::{Offset, OffsetRange};
+use crate::time::Instant;
 use crate::wire::Segment;
 
 /// Recoveries without a D-SACK after which the reordering window shrinks again (RFC 8985 §6.2, step 4).
@@ -132,8 +133,15 @@ impl Connection {
         if first.end > ack && !inside {
             return;
         }
-        if self.recovery.tlp_high != Some(first.end) {
+        self.counters.dsack_dups += first.end.since(first.start).div_ceil(u64::from(self.send_mss()));
+        if self.recovery.tlp_copy == Some(first.end) {
             // A tail loss probe is sent twice on suspicion; that says nothing of reordering.
+            self.recovery.tlp_copy = None;
+            if core::mem::take(&mut self.recovery.tlp_reduced) {
+                // It was overtaken by what was sent after it: it repaired nothing.
+                self.cc.on_spurious();
+            }
+        } else {
             self.recovery.reordering.on_dsack(self.snd.una, self.snd.nxt);
         }
         if let Some(episode) = &mut self.recovery.episode {
@@ -144,6 +152,7 @@ impl Connection {
     /// Looks whether this ACK proves that the last reduction was unfounded, and undoes it; answers whether.
     pub(super) fn try_undo(
         &mut self,
+        now: Instant,
         segment: &Segment<'_>,
         advanced: bool,
         duplicate: bool,
@@ -153,19 +162,19 @@ impl Connection {
         let dsack = self.recovery.episode.as_ref().is_some_and(|episode| episode.is_unfounded());
         let unfounded = eifel || dsack || self.is_spurious_timeout(advanced, duplicate, outcome);
         if unfounded {
-            self.undo();
+            self.undo(now);
         }
         unfounded
     }
 
-    fn undo(&mut self) {
+    fn undo(&mut self, now: Instant) {
         let episode = self.recovery.episode.take();
         self.recovery.reordering.seen |= episode.is_some_and(|episode| !episode.timeout);
         self.cc.on_spurious();
         self.ecn.on_undo();
         if self.recovery.phase != Phase::Open {
             self.sent.unmark_lost();
-            self.end_episode();
+            self.end_episode(now);
             // What copies seemed to say of the time that segments take was said by originals.
             self.recovery.rack = None;
         }

@@ -1,7 +1,9 @@
 //! What the application asks (RFC 9293 §3.10.1–3.10.5), with the answers Linux gives.
 
 use super::{Connection, Events, State};
+use crate::cc::{CongestionControl, Factory};
 use crate::error::{CloseReason, UserError};
+use crate::recovery::rate::RateSample;
 use crate::seq::Offset;
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
@@ -267,11 +269,33 @@ impl Connection {
     }
 
     /// Replaces the congestion control; the new one goes on from where the old one was.
-    pub fn set_congestion(&mut self, algorithm: crate::cc::Algorithm) {
-        self.config.congestion = algorithm;
-        let mut next = algorithm.build(self.send_mss(), self.config.initial_window);
-        next.import(self.cc.export());
+    pub fn set_congestion(&mut self, factory: impl Into<Factory>) {
+        let factory = factory.into();
+        let next = factory.build(self.send_mss(), self.config.initial_window);
+        self.config.congestion = factory;
+        self.set_congestion_control(next);
+    }
+
+    /// As [`set_congestion`](Self::set_congestion), with one that is there already. On a connection that is not
+    /// established yet, the handshake's end replaces it by that of [the settings](crate::ConnConfig::congestion).
+    pub fn set_congestion_control(&mut self, mut next: Box<dyn CongestionControl>) {
+        let mut carried = self.cc.export();
+        carried.min_rtt = carried.min_rtt.or(self.rtt.min_rtt());
+        let rate = self.recovery.rate.last().filter(|rate| !rate.app_limited);
+        carried.bandwidth = carried.bandwidth.or(rate.map(RateSample::bytes_per_second));
+        next.on_mss(self.send_mss());
+        next.import(carried);
         self.cc = next;
+    }
+
+    /// The rate that data never exceeds, in bytes per second (SO_MAX_PACING_RATE).
+    pub fn set_max_pacing_rate(&mut self, most: Option<u64>) {
+        self.config.max_pacing_rate = most;
+    }
+
+    /// Paces, or not, where the congestion control does not state a rate itself.
+    pub fn set_pacing(&mut self, pacing: bool) {
+        self.config.pacing = pacing;
     }
 
     /// Acknowledge at once from now on, or go back to delayed ACKs; not sticky, as TCP_QUICKACK.

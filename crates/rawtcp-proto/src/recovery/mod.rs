@@ -9,4 +9,4 @@ pub mod sent;
 
 pub use rate::{RateEstimator, RateSample};
 pub use rtt::RttEstimator;
-pub use sent::{AckOutcome, DeliverySnapshot, Detected, NewestDelivered, RackView, SentQueue};
+pub use sent::{AckOutcome, DeliverySnapshot, Detected, LostSegment, NewestDelivered, RackView, SentQueue};

@@ -23,7 +23,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-pub use detect::{Detected, RackView};
+pub use detect::{Detected, LostSegment, RackView};
 
 use crate::seq::{Offset, OffsetRange};
 use crate::time::{Duration, Instant};
@@ -419,7 +419,7 @@ impl SentQueue {
             sent_at: run.sent_at,
             retransmitted,
             snapshot: run.snapshot,
-            tx_in_flight: run.before + run.boundary(i + 1).since(run.start),
+            tx_in_flight: run.tx_in_flight(i),
         };
         let originals = new & !run.retransmitted;
         if originals != 0 {

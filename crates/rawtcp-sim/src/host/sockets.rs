@@ -256,9 +256,16 @@ impl Host {
         }
     }
 
-    /// Linux's TCP_INFO; `None` once the connection is gone.
+    /// Linux's TCP_INFO, as of the last time that something happened; `None` once the connection is gone.
     pub fn info(&self, id: ConnId) -> Option<TcpInfo> {
         let mut info = self.conns.get(&id)?.connection.info();
+        info.state = self.state(id);
+        Some(info)
+    }
+
+    /// Linux's TCP_INFO at present.
+    pub fn info_at(&self, now: Instant, id: ConnId) -> Option<TcpInfo> {
+        let mut info = self.conns.get(&id)?.connection.info_at(now);
         info.state = self.state(id);
         Some(info)
     }

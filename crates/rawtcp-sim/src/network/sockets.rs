@@ -154,7 +154,7 @@ impl Network {
     /// # Panics
     /// If the connection is gone.
     pub fn info(&self, socket: Socket) -> TcpInfo {
-        self.host(socket.host).info(socket.conn).expect("the connection is there")
+        self.host(socket.host).info_at(self.now(), socket.conn).expect("the connection is there")
     }
 
     /// The ends.

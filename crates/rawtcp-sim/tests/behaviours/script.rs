@@ -1,6 +1,7 @@
 //! A peer that follows a script: it sends single segments to a host and expects single answers.
 
 use bytes::Bytes;
+use rawtcp_proto::cc::Algorithm;
 use rawtcp_proto::seq::WireWindow;
 use rawtcp_proto::wire::{Flags, Options, TcpHeader};
 use rawtcp_proto::{ConnConfig, DropReason, Duration, Instant, SeqNum, State};
@@ -35,7 +36,15 @@ pub struct Script {
 
 /// The settings of most scripts: every ACK at once, no timestamps.
 pub fn plain() -> ConnConfig {
-    ConnConfig { timestamps: false, window_scaling: false, recv_buffer: 65_535, nodelay: true, ..ConnConfig::default() }
+    ConnConfig {
+        timestamps: false,
+        window_scaling: false,
+        recv_buffer: 65_535,
+        nodelay: true,
+        // The simplest sums, and all at once.
+        congestion: Algorithm::Reno.into(),
+        ..ConnConfig::default()
+    }
 }
 
 /// What the peer's SYN says in most scripts.

@@ -1,6 +1,8 @@
 //! Shared by the test programs.
 #![allow(dead_code)] // each program uses its part
 
+use std::sync::OnceLock;
+
 use rawtcp_proto::{ConnConfig, Duration};
 use rawtcp_sim::{HostConfig, HostId, LinkConfig, Network, Shutdown, Socket};
 
@@ -31,36 +33,43 @@ pub struct Transfer {
     pub goodput: f64,
 }
 
+/// After so many bytes every test stream begins anew: a prime, so that no boundary of anything falls on it.
+const PERIOD: u64 = 1_048_573;
+
+/// Bytes `at` to `at + len` of every test stream; at most a megabyte.
+pub fn bytes(at: u64, len: usize) -> &'static [u8] {
+    static STREAM: OnceLock<Vec<u8>> = OnceLock::new();
+    let byte = |n: u64| (n % PERIOD).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0];
+    let stream = STREAM.get_or_init(|| (0..2 * PERIOD).map(byte).collect());
+    let from = (at % PERIOD) as usize;
+    &stream[from..from + len]
+}
+
 /// Byte number `at` of every test stream.
 pub fn byte(at: u64) -> u8 {
-    (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+    bytes(at, 1)[0]
 }
 
 /// Sends bytes from one end to the other and checks each.
-pub fn transfer(net: &mut Network, from: Socket, to: Socket, bytes: u64) -> Transfer {
+pub fn transfer(net: &mut Network, from: Socket, to: Socket, total: u64) -> Transfer {
     let start = net.now();
-    let chunk = |at: u64| (at..(at + 65_536).min(bytes)).map(byte).collect::<Vec<u8>>();
-    let (mut written, mut read, mut pending) = (0, 0, chunk(0));
+    let (mut written, mut read) = (0, 0);
     let mut buf = vec![0; 256 * 1024];
     let done = net.run_until(|net| {
-        while written < bytes {
-            let Ok(n) = net.write(from, &pending) else { break };
+        while written < total {
+            let Ok(n) = net.write(from, bytes(written, (total - written).min(65_536) as usize)) else { break };
             written += n as u64;
-            pending.drain(..n);
-            if pending.is_empty() {
-                pending = chunk(written);
-            }
         }
         while let Ok(n) = net.read(to, &mut buf) {
             assert!(n > 0, "the stream ended after {read} bytes");
-            assert!(buf[..n].iter().zip(read..).all(|(&b, at)| b == byte(at)), "wrong bytes");
+            assert!(buf[..n] == *bytes(read, n), "wrong bytes behind {read}");
             read += n as u64;
         }
-        read == bytes
+        read == total
     });
-    assert!(done, "stuck after {read} of {bytes} bytes: {:?}", net.info(from));
+    assert!(done, "stuck after {read} of {total} bytes: {:?}", net.info(from));
     let time = net.now().since(start);
-    Transfer { time, goodput: bytes as f64 * 8.0 / time.as_secs_f64() }
+    Transfer { time, goodput: total as f64 * 8.0 / time.as_secs_f64() }
 }
 
 /// Ends both directions in order.

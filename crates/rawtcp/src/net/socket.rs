@@ -1,14 +1,14 @@
 //! [`TcpSocket`].
 
 use super::{TcpListener, TcpStream};
+use crate::cc::Factory;
 use crate::connect::ConnectOptions;
 use crate::device::Reservation;
 use crate::host::{Hold, Host, ListenOptions};
 use crate::ports::{Bind, Reuse};
 use crate::stack::StackBuilder;
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
-use crate::{ambient, error};
-use rawtcp_proto::cc::Algorithm;
+use crate::{ambient, congestion, error};
 use rawtcp_proto::{ConnConfig, Keepalive};
 use std::fmt;
 use std::io;
@@ -66,7 +66,7 @@ struct Options {
     tclass: Option<u8>,
     device: Option<String>,
     user_timeout: Option<Duration>,
-    congestion: Option<Algorithm>,
+    congestion: Option<Factory>,
 }
 
 impl Options {
@@ -87,7 +87,9 @@ impl Options {
         }
         conn.traffic_class = if v6 { self.tclass } else { self.tos }.unwrap_or(conn.traffic_class);
         conn.user_timeout = self.user_timeout.or(conn.user_timeout);
-        conn.congestion = self.congestion.unwrap_or(conn.congestion);
+        if let Some(congestion) = &self.congestion {
+            conn.congestion = congestion.clone();
+        }
     }
 }
 
@@ -310,13 +312,19 @@ impl TcpSocket {
     /// # Errors
     /// `NotFound` if there is none of this name.
     pub fn set_congestion(&self, name: &str) -> io::Result<()> {
-        let algorithm = name.parse().map_err(|_| error::os(error::ENOENT))?;
-        self.set(|options| options.congestion = Some(algorithm))
+        let factory = congestion::by_name(name)?;
+        self.set(|options| options.congestion = Some(factory))
+    }
+
+    /// The congestion control, which may be one of the caller's. Not in tokio.
+    pub fn set_congestion_control(&self, factory: impl Into<Factory>) -> io::Result<()> {
+        let factory = factory.into();
+        self.set(|options| options.congestion = Some(factory))
     }
 
     /// The name of the congestion control. Not in tokio.
     pub fn congestion(&self) -> io::Result<&'static str> {
-        self.option(|options, conn| options.congestion.unwrap_or(conn.congestion).name())
+        self.option(|options, conn| options.congestion.as_ref().unwrap_or(&conn.congestion).name())
     }
 
     /// The address the socket is bound to; unspecified and port 0 before that.

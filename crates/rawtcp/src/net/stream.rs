@@ -4,10 +4,11 @@ use super::listener::hop_limit;
 use super::socket::linger_seconds;
 use super::split::{ReadHalf, WriteHalf, split};
 use super::split_owned::{OwnedReadHalf, OwnedWriteHalf, split_owned};
+use crate::cc::CongestionControl;
 use crate::conn_cell::ConnCell;
 use crate::readiness::Bits;
 use crate::sync::Arc;
-use crate::{ambient, error, stack};
+use crate::{ambient, congestion, error, stack};
 use bytes::{Buf, BufMut, Bytes};
 use rawtcp_proto::{Keepalive, TcpInfo};
 use std::fmt;
@@ -219,12 +220,12 @@ impl TcpStream {
 
     /// A snapshot of the connection, as Linux's TCP_INFO. Not in tokio.
     pub fn tcp_info(&self) -> TcpInfo {
-        self.cell.lock().conn.info()
+        self.cell.with(|inner, now| inner.conn.info_at(now))
     }
 
     /// The name of the congestion control. Not in tokio.
     pub fn congestion(&self) -> io::Result<&'static str> {
-        Ok(self.cell.lock().conn.info().congestion)
+        Ok(self.cell.lock().conn.congestion())
     }
 
     /// Replaces the congestion control, by name (TCP_CONGESTION); it goes on from where the old one was. Not in
@@ -233,9 +234,28 @@ impl TcpStream {
     /// # Errors
     /// `NotFound` if there is none of this name.
     pub fn set_congestion(&self, name: &str) -> io::Result<()> {
-        let algorithm = name.parse().map_err(|_| error::os(error::ENOENT))?;
-        self.cell.with(|inner, _| inner.conn.set_congestion(algorithm));
+        let factory = congestion::by_name(name)?;
+        self.cell.with(|inner, _| inner.conn.set_congestion(factory));
         Ok(())
+    }
+
+    /// As [`set_congestion`](Self::set_congestion), with one of the caller's: it is told the segment size and
+    /// [imports](CongestionControl::import) where the old one was. Not in tokio.
+    pub fn set_congestion_control(&self, control: Box<dyn CongestionControl>) {
+        self.cell.with(|inner, _| inner.conn.set_congestion_control(control));
+    }
+
+    /// Whether what the congestion window allows is spread over the round trip, if the congestion control states no
+    /// rate itself; one that does is always paced (SO_MAX_PACING_RATE's side effect on Linux, or its `fq` scheduler).
+    /// Off unless it is set. Not in tokio.
+    pub fn set_pacing(&self, pacing: bool) {
+        self.cell.with(|inner, _| inner.conn.set_pacing(pacing));
+    }
+
+    /// Data leaves at no more than so many bytes per second (SO_MAX_PACING_RATE); `None`: as the windows and the
+    /// congestion control allow. Not in tokio.
+    pub fn set_max_pacing_rate(&self, most: Option<u64>) {
+        self.cell.with(|inner, _| inner.conn.set_max_pacing_rate(most));
     }
 
     /// The keep-alive times; `None`: it is off. Not in tokio.

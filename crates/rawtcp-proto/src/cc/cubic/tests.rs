@@ -31,7 +31,7 @@ fn lost(in_flight: u64) -> CongestionSample {
 /// A window of that many segments in congestion avoidance without a past.
 fn window_of(segments: u64) -> Cubic {
     let mut cubic = Cubic::new(MSS as u32, 10);
-    cubic.import(Carried { cwnd: segments * MSS, ssthresh: segments * MSS });
+    cubic.import(Carried { cwnd: segments * MSS, ssthresh: segments * MSS, ..Carried::default() });
     cubic
 }
 
@@ -360,13 +360,16 @@ fn what_turns_out_unfounded_after_the_window_has_grown_beyond_stays() {
 }
 
 #[test]
-fn idleness_longer_than_the_timeout_restarts_from_the_initial_window() {
+fn idleness_halves_the_window_for_each_timeout_down_to_the_initial_one() {
     let mut cubic = after_loss(100);
     rounds(&mut cubic, at_ms(0), ms(100), 10);
     let cwnd = cubic.cwnd();
     cubic.on_idle(at_ms(5_000), ms(200), ms(200));
     assert_eq!(cubic.cwnd(), cwnd);
-    cubic.on_idle(at_ms(5_000), ms(201), ms(200));
+    let mut halved = cubic.clone();
+    halved.on_idle(at_ms(5_000), ms(201), ms(200));
+    assert_eq!((halved.cwnd(), halved.ssthresh(), halved.epoch), (cwnd / 2, 70_000, None));
+    cubic.on_idle(at_ms(5_000), ms(1_000), ms(200));
     assert_eq!((cubic.cwnd(), cubic.ssthresh(), cubic.epoch), (10_000, 70_000, None));
     // Slow start to the threshold, then a new curve to the old plateau.
     cubic.on_ack(&ack(at_ms(5_100), 60_000));
@@ -379,7 +382,25 @@ fn idleness_longer_than_the_timeout_restarts_from_the_initial_window() {
     let mut one = Cubic::new(MSS as u32, 1);
     one.on_ack(&ack(at_ms(0), 5_000));
     one.on_idle(at_ms(0), ms(201), ms(200));
+    assert_eq!(one.cwnd(), 3_000);
+    one.on_idle(at_ms(0), ms(1_000), ms(200));
     assert_eq!(one.cwnd(), 2_000, "one segment is not paid twice");
+}
+
+#[test]
+fn half_of_what_is_not_used_goes() {
+    let mut cubic = after_loss(100);
+    rounds(&mut cubic, at_ms(0), ms(100), 3);
+    let cwnd = cubic.cwnd();
+    cubic.on_underuse(at_ms(0), cwnd);
+    assert!(cubic.cwnd() == cwnd && cubic.epoch.is_some());
+    cubic.on_underuse(at_ms(0), 30_000);
+    assert_eq!((cubic.cwnd(), cubic.ssthresh()), (cwnd.midpoint(30_000), 70_000));
+    assert_eq!((cubic.epoch, cubic.w_max), (None, 100_000));
+    for _ in 0..40 {
+        cubic.on_underuse(at_ms(0), 1);
+    }
+    assert_eq!((cubic.cwnd(), cubic.ssthresh()), (10_000, 70_000));
 }
 
 #[test]
@@ -405,8 +426,9 @@ fn a_new_segment_size_moves_what_is_counted_in_segments() {
 #[test]
 fn a_successor_goes_on_from_where_it_was() {
     let mut cubic = Cubic::new(MSS as u32, 10);
-    cubic.import(Carried { cwnd: 80_000, ssthresh: 40_000 });
-    assert_eq!(cubic.export(), Carried { cwnd: 80_000, ssthresh: 40_000 });
+    let carried = Carried { cwnd: 80_000, ssthresh: 40_000, ..Carried::default() };
+    cubic.import(carried);
+    assert_eq!(cubic.export(), carried);
     // No curve comes along: this window is the plateau.
     cubic.on_ack(&ack(at_ms(0), 1));
     assert_eq!((cubic.w_max, cubic.epoch.unwrap().k), (80_000, 0));
@@ -568,7 +590,7 @@ proptest! {
                     mss = new;
                     cubic.on_mss(mss);
                 }
-                Call::Import(cwnd, ssthresh) => cubic.import(Carried { cwnd, ssthresh }),
+                Call::Import(cwnd, ssthresh) => cubic.import(Carried { cwnd, ssthresh, ..Carried::default() }),
             }
             let unit = u64::from(mss.max(1));
             prop_assert!(cubic.cwnd() >= unit && cubic.cwnd() <= MAX_CWND);

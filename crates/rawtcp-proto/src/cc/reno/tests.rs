@@ -103,17 +103,49 @@ fn the_last_reduction_is_undone_once() {
 }
 
 #[test]
-fn idleness_longer_than_the_timeout_restarts_from_the_initial_window() {
+fn idleness_halves_the_window_for_each_timeout_down_to_the_initial_one() {
     let (ms, now) = (Duration::from_millis, Instant::ZERO);
+    // (idle; window afterwards), from 40,000 with an RTO of 200 ms
+    let table = [
+        (ms(200), 40_000),
+        (ms(201), 20_000),
+        (ms(399), 20_000),
+        (ms(401), 10_000),
+        (ms(60_000), 10_000),
+        (Duration::MAX, 10_000),
+    ];
+    for (idle, cwnd) in table {
+        let mut reno = Reno::new(MSS as u32, 10);
+        reno.on_ack(&ack(30_000));
+        reno.on_idle(now, idle, ms(200));
+        assert_eq!((reno.cwnd(), reno.ssthresh()), (cwnd, u64::MAX), "{idle:?}");
+    }
     let mut reno = Reno::new(MSS as u32, 10);
-    reno.on_ack(&ack(30_000));
-    reno.on_idle(now, ms(200), ms(200));
-    assert_eq!(reno.cwnd(), 40_000);
-    reno.on_idle(now, ms(201), ms(200));
-    assert_eq!((reno.cwnd(), reno.ssthresh()), (10_000, u64::MAX));
     reno.on_congestion(Congestion::Loss, &at(6_000));
     reno.on_idle(now, ms(201), ms(200));
-    assert_eq!(reno.cwnd(), 3_000, "never upwards");
+    assert_eq!((reno.cwnd(), reno.ssthresh()), (3_000, 3_000), "never upwards");
+    // Three quarters of what fitted once are gone back to by slow start.
+    reno.on_ack(&ack(200_000));
+    let cwnd = reno.cwnd();
+    reno.import(Carried { cwnd: 40_000, ssthresh: 20_000, ..Carried::default() });
+    reno.on_idle(now, ms(900), ms(200));
+    assert_eq!((cwnd, reno.cwnd(), reno.ssthresh()), (4_000, 10_000, 30_000));
+}
+
+#[test]
+fn half_of_what_is_not_used_goes() {
+    let mut reno = Reno::new(MSS as u32, 10);
+    reno.on_ack(&ack(30_000));
+    reno.on_underuse(Instant::ZERO, 40_000);
+    assert_eq!((reno.cwnd(), reno.ssthresh()), (40_000, u64::MAX));
+    reno.import(Carried { cwnd: 40_000, ssthresh: 8_000, ..Carried::default() });
+    reno.on_underuse(Instant::ZERO, 20_000);
+    assert_eq!((reno.cwnd(), reno.ssthresh()), (30_000, 30_000));
+    // What the initial window allows counts as used.
+    for _ in 0..40 {
+        reno.on_underuse(Instant::ZERO, 1);
+    }
+    assert_eq!((reno.cwnd(), reno.ssthresh()), (10_000, 30_000));
 }
 
 #[test]
@@ -146,6 +178,7 @@ enum Call {
     Ack(u64, bool, bool),
     Congestion(u64),
     Rto(u64),
+    Underuse(u64),
     Exit,
     Spurious,
     Idle(u64),
@@ -161,6 +194,7 @@ fn calls() -> impl Strategy<Value = Call> {
         1 => Just(Call::Exit),
         1 => Just(Call::Spurious),
         1 => any::<u64>().prop_map(Call::Idle),
+        1 => any::<u64>().prop_map(Call::Underuse),
         1 => (bytes.clone(), bytes).prop_map(|(c, s)| Call::Import(c, s)),
     ]
 }
@@ -206,8 +240,12 @@ proptest! {
                     reno.on_idle(Instant::ZERO, Duration::from_millis(ms), Duration::from_secs(1));
                     prop_assert!(reno.cwnd() <= cwnd);
                 }
+                Call::Underuse(used) => {
+                    reno.on_underuse(Instant::ZERO, used);
+                    prop_assert!(reno.cwnd() <= cwnd && reno.cwnd() >= cwnd / 2);
+                }
                 Call::Import(cwnd, ssthresh) => {
-                    reno.import(Carried { cwnd, ssthresh });
+                    reno.import(Carried { cwnd, ssthresh, ..Carried::default() });
                     after_rto |= cwnd < 2 * unit;
                 }
             }

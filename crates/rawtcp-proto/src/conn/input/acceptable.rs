@@ -24,6 +24,9 @@ impl Connection {
         // RFC 7323 §5.3 R1: before the sequence number, and never for a RST.
         if !is_reset && self.is_older_than_recent(now, segment) {
             self.ack_now_limited(now, segment);
+            // An original that its own copy has overtaken: the sender waits to hear that (RFC 2883 §4), and
+            // as Linux says it.
+            self.note_duplicate(segment);
             return Err(DropReason::Paws);
         }
         let Some(start) = start.filter(|&start| self.is_in_window(start, segment)) else {

@@ -7,9 +7,11 @@ use crate::seq::Offset;
 use crate::time::Instant;
 use crate::wire::{Flags, Segment};
 
-/// How many separate out-of-order ranges are kept. A peer that sends every second byte gets no more;
-/// Linux prunes by memory only. 512 ranges cover a window of 1,024 segments with every second one lost.
-const MAX_RANGES: usize = 512;
+/// Separate out-of-order ranges are kept up to one for so many bytes of the receive buffer, and at least so many.
+/// A peer that sends every second byte gets no more. It is more than a window of full segments of which
+/// every second was lost, as when slow start overshoots a queue, has.
+const BYTES_PER_RANGE: usize = 1024;
+const LEAST_RANGES: usize = 512;
 
 impl Connection {
     pub(super) fn receive_text(&mut self, now: Instant, segment: &Segment<'_>, start: Offset) {
@@ -34,6 +36,7 @@ impl Connection {
         if !segment.payload.is_empty() {
             self.note_mark(segment);
         }
+        self.last_text = now;
         // What lies before RCV.NXT was received before, what lies beyond the window was not offered.
         let (from, to) = (start.max(self.rcv.nxt), end.min(self.rcv.adv));
         if start < self.rcv.nxt && !segment.payload.is_empty() && self.negotiated.sack {
@@ -82,9 +85,11 @@ impl Connection {
     }
 
     fn receive_out_of_order(&mut self, at: Offset, segment: &Segment<'_>, text: &[u8], fin: bool) {
+        self.counters.rcv_ooopack += self.segments_in(segment);
         // RFC 9293 §3.10.7.4 [SHLD-31]: queued, within twice the receive buffer of memory.
         let limit = self.memory_limit().saturating_sub(self.recv_buf.charged());
-        match self.assembler.insert(at, text, segment.owner, fin, MAX_RANGES, limit) {
+        let ranges = (self.config.recv_buffer / BYTES_PER_RANGE).max(LEAST_RANGES);
+        match self.assembler.insert(at, text, segment.owner, fin, ranges, limit) {
             Inserted::Duplicate(range) if self.negotiated.sack => self.ack.duplicate = Some(range),
             _ => {}
         }

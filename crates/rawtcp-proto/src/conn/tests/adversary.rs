@@ -226,7 +226,7 @@ fn everything_arrives_both_ways_over_a_rough_wire() {
             let mut p = Pair::new(config(bits), config(bits.rotate_left(3) % 29 + seed as u32));
             let mut chance = Chance::new(seed * 1000 + u64::from(bits));
             rough(&mut p, seed * 777 + u64::from(bits), [0, 10, 50, 150, 300][seed as usize % 5]);
-            p.limits = TxLimits { max_payload: [0, 20_000][seed as usize % 2] };
+            p.limits = TxLimits { max_payload: [0, 20_000][seed as usize % 2], ..TxLimits::ONE_SEGMENT };
             let size = |chance: &mut Chance| 1 + chance.below(100_000) as usize;
             let mut apps = [A, B].map(|end| App {
                 data: pattern(end, size(&mut chance)),

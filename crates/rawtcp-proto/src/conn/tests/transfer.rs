@@ -63,7 +63,7 @@ fn one_loss_is_repaired_without_a_timeout() {
 #[test]
 fn segmentable_runs_carry_the_same_bytes() {
     let mut p = Pair::established(ConnConfig::default(), ConnConfig::default());
-    p.limits = TxLimits { max_payload: 65_000 };
+    p.limits = TxLimits { max_payload: 65_000, ..TxLimits::ONE_SEGMENT };
     // The wire of these tests takes runs as one large packet, as a kernel peer's receive offload would.
     let data = pattern(400_000);
     assert_eq!(p.transfer(A, &data), data);

@@ -6,6 +6,8 @@ use crate::config::ConnConfig;
 use crate::conn::TransmitKind;
 use crate::seq::Offset;
 use crate::time::Duration;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 31 + i / 251) as u8).collect()
@@ -199,4 +201,89 @@ fn offsets_that_were_sent_a_third_time_prove_nothing() {
     assert!(episode.is_unfounded());
     episode.on_retransmit(at(150, 200));
     assert!(!episode.is_unfounded());
+}
+
+/// A window of segments and the tail loss probe behind it, all late; what is written then overtakes the probe.
+fn probe_overtaken(config: ConnConfig) -> (Pair, crate::TcpInfo) {
+    let mut p = warm(config);
+    let before = p.ends[A].info();
+    // Late by more than the probe's timeout, and the probe by more still.
+    p.delay = ms(60);
+    p.write_all(A, &pattern(2 * before.snd_mss as usize));
+    p.flush();
+    p.delay = ms(120);
+    p.run_until(|p| p.log.iter().any(|(end, t)| *end == A && t.kind == TransmitKind::Probe));
+    p.delay = ms(10);
+    // The flight is acknowledged, and more is written and acknowledged, before the probe arrives.
+    p.run_until(|p| p.ends[A].is_all_acked());
+    p.write_all(A, &pattern(10 * before.snd_mss as usize));
+    p.run_until(|p| p.ends[A].is_all_acked());
+    (p, before)
+}
+
+#[test]
+fn a_probe_that_was_overtaken_by_later_data_has_repaired_nothing() {
+    for timestamps in [true, false] {
+        let (mut p, before) = probe_overtaken(ConnConfig { timestamps, ..ConnConfig::default() });
+        let reduced = p.ends[A].info();
+        assert!(reduced.snd_ssthresh < u64::MAX, "so far it seems to have: {reduced:?}");
+        p.wait(secs(1));
+        let info = p.ends[A].info();
+        // The peer says that the segment came twice, also where its timestamp is an old one.
+        assert_eq!((info.dsack_dups, info.snd_ssthresh), (1, u64::MAX), "timestamps {timestamps}: {info:?}");
+        assert!(info.snd_cwnd >= before.snd_cwnd && info.reord_seen == 0, "{info:?}");
+    }
+}
+
+#[test]
+fn an_original_behind_its_own_copy_undoes_the_reduction_with_timestamps_too() {
+    let mut p = warm(ConnConfig::default());
+    let before = p.ends[A].info();
+    // Late by more than a round trip: the copy comes first, and brings a newer timestamp.
+    let again = send_with_late(&mut p, 15, 3..4, ms(35));
+    let info = p.ends[A].info();
+    assert_eq!((again, info.timeouts, info.dsack_dups), (1, 0, 1), "{info:?}");
+    assert!(info.snd_cwnd >= before.snd_cwnd && info.snd_ssthresh == u64::MAX, "{info:?}");
+}
+
+#[test]
+fn one_loss_that_a_probe_uncovers_is_one_reduction() {
+    let mut p = warm(ConnConfig::default());
+    let mss = p.ends[A].info().snd_mss as usize;
+    let mut number = 0;
+    p.pass = Box::new(move |end, _, t| {
+        number += usize::from(end == A && t.payload_len() > 0);
+        !(end == A && t.payload_len() > 0 && (8..=10).contains(&number))
+    });
+    p.write_all(A, &pattern(10 * mss));
+    p.run_until(|p| p.ends[A].is_all_acked());
+    let once = p.ends[A].info();
+    assert!(once.snd_ssthresh < u64::MAX && once.timeouts == 0, "{once:?}");
+    p.write_all(A, &pattern(2 * mss));
+    p.run_until(|p| p.ends[A].is_all_acked());
+    assert_eq!(p.ends[A].info().snd_ssthresh, once.snd_ssthresh);
+}
+
+/// One data segment after another is late, by anything up to a few round trips, and nothing is ever lost: whatever
+/// was concluded from it is taken back. (Of two reductions in a row only the last can be.)
+#[test]
+fn what_one_late_segment_reduced_is_taken_back() {
+    for (timestamps, seed) in [true, false].into_iter().flat_map(|t| (0..60).map(move |seed| (t, seed))) {
+        // HyStart++ would end slow start for the longer round trips.
+        let congestion = crate::cc::Algorithm::Reno.into();
+        let mut p = warm(ConnConfig { timestamps, congestion, ..ConnConfig::default() });
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut number = |below: u64| rng.next_u64() % below;
+        for round in 0..6 {
+            let segments = 1 + number(40) as usize;
+            let (late, by) = (number(segments as u64) as usize, ms(1 + number(150)));
+            let again = send_with_late(&mut p, segments, late..late + 1, by);
+            let info = p.ends[A].info();
+            assert_eq!(
+                (info.snd_ssthresh, info.timeouts),
+                (u64::MAX, 0),
+                "seed {seed}, timestamps {timestamps}, round {round}: {late} of {segments} late by {by:?}, {again} again: {info:?}"
+            );
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Loss detection in time: RFC 8985 §6.2, step 5.
 
-use super::SentQueue;
 use super::run::Map;
+use super::{DeliverySnapshot, SentQueue};
 use crate::seq::Offset;
 use crate::time::{Duration, Instant};
 
@@ -29,11 +29,24 @@ impl RackView {
     }
 }
 
+/// A lost segment, as it left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostSegment {
+    /// When it was last sent.
+    pub sent_at: Instant,
+    /// The state of delivery then.
+    pub snapshot: DeliverySnapshot,
+    /// Bytes in flight when it had left.
+    pub tx_in_flight: u64,
+}
+
 /// What loss detection found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Detected {
     /// Bytes newly marked as lost.
     pub lost: u64,
+    /// The last-sent of the segments newly marked.
+    pub newest: Option<LostSegment>,
     /// When the next segment will be, if nothing is heard of it: the reordering timer.
     pub next_deadline: Option<Instant>,
 }
@@ -51,7 +64,7 @@ impl SentQueue {
         while let Some(run) = self.runs.get(self.fresh) {
             self.step();
             let (fresh, sent_at) = (run.fresh(self.una), run.sent_at);
-            if !self.judge(self.fresh, fresh, sent_at, rack, now, &mut found) {
+            if !self.judge(self.fresh, fresh, sent_at, None, rack, now, &mut found) {
                 break;
             }
             self.fresh += 1;
@@ -65,7 +78,7 @@ impl SentQueue {
     /// Looks at the first retransmission that may be in flight; false if the search ends with it.
     fn detect_lost_again(&mut self, rack: &RackView, now: Instant, found: &mut Detected) -> bool {
         let Some(copy) = self.copies.queue.get(self.copies.cursor) else { return false };
-        let (id, sent_at) = (copy.id, copy.sent_at);
+        let (id, sent_at, state) = (copy.id, copy.sent_at, (copy.snapshot, copy.in_flight));
         let range = copy.range.start.max(self.una)..copy.range.end;
         self.step();
         if copy.live == 0 {
@@ -75,7 +88,7 @@ impl SentQueue {
         while let Some(run) = self.runs.get(at).filter(|run| run.start < range.end) {
             self.step();
             let map = run.in_flight_by(id, &range, self.una);
-            if !self.judge(at, map, sent_at, rack, now, found) {
+            if !self.judge(at, map, sent_at, Some(state), rack, now, found) {
                 return false;
             }
             at += 1;
@@ -83,12 +96,15 @@ impl SentQueue {
         true
     }
 
-    /// Marks those segments of `map`, sent at `sent_at`, whose time has come; false if one is too recent.
+    /// Marks those segments of `map`, sent at `sent_at`, whose time has come; false if one is too recent. `copy`
+    /// is how things were when they were sent again, if they were.
+    #[allow(clippy::too_many_arguments)]
     fn judge(
         &mut self,
         at: usize,
         map: Map,
         sent_at: Instant,
+        copy: Option<(DeliverySnapshot, u64)>,
         rack: &RackView,
         now: Instant,
         found: &mut Detected,
@@ -108,6 +124,11 @@ impl SentQueue {
         let lost = self.totals.lost;
         self.edit(at, |run| run.lost |= earlier);
         found.lost += self.totals.lost - lost;
+        if found.newest.is_none_or(|newest| newest.sent_at <= sent_at) {
+            let run = &self.runs[at];
+            let (snapshot, tx_in_flight) = copy.unwrap_or_else(|| (run.snapshot, run.tx_in_flight(earlier.ilog2())));
+            found.newest = Some(LostSegment { sent_at, snapshot, tx_in_flight });
+        }
         earlier == map
     }
 }

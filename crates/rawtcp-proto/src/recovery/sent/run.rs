@@ -115,6 +115,11 @@ impl Run {
         self.start.add(u64::from(i) * u64::from(self.segment)).min(self.end)
     }
 
+    /// What was in flight when segment `i` had left for the first time.
+    pub(super) fn tx_in_flight(&self, i: u32) -> u64 {
+        self.before + self.boundary(i + 1).since(self.start)
+    }
+
     /// What of segment `i` is not acknowledged.
     pub(super) fn range(&self, i: u32, una: Offset) -> OffsetRange {
         self.boundary(i).max(una)..self.boundary(i + 1)

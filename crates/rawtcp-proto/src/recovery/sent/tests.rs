@@ -209,23 +209,29 @@ fn reordering_is_an_original_below_what_was_known_before() {
     assert_eq!(q.fack(), at(900));
 }
 
+/// What was found, the last-sent lost segment by when it left and what was in flight then.
+fn found(lost: u64, newest: Option<(u64, u64)>, next_deadline: Option<Instant>) -> Detected {
+    let newest = newest.map(|(sent, tx_in_flight)| LostSegment { sent_at: ms(sent), snapshot: SNAP, tx_in_flight });
+    Detected { lost, newest, next_deadline }
+}
+
 #[test]
 fn detection_follows_send_order_and_breaks_ties_by_sequence() {
     let mut q = thousand();
     q.on_send(range(1000, 1200), 100, ms(3), SNAP);
     // RACK.segment is the one that ends at 500, of the same instant: those before it only.
     assert_eq!(q.detect_lost(&rack(1, 500), ms(12)).next_deadline, Some(ms(13)));
-    assert_eq!(q.detect_lost(&rack(1, 500), ms(13)), Detected { lost: 400, next_deadline: None });
+    assert_eq!(q.detect_lost(&rack(1, 500), ms(13)), found(400, Some((1, 400)), None));
     // One sent later was delivered: the rest of the first run at once, the second has to wait.
     sack(&mut q, 1100, 1200);
-    assert_eq!(q.detect_lost(&rack(3, 1200), ms(14)), Detected { lost: 600, next_deadline: Some(ms(15)) });
+    assert_eq!(q.detect_lost(&rack(3, 1200), ms(14)), found(600, Some((1, 1000)), Some(ms(15))));
     q.on_retransmit(range(0, 200), ms(15), SNAP);
-    assert_eq!(q.detect_lost(&rack(3, 1200), ms(15)), Detected { lost: 100, next_deadline: None });
+    assert_eq!(q.detect_lost(&rack(3, 1200), ms(15)), found(100, Some((3, 1100)), None));
     // The retransmission itself is lost, once something sent after it was delivered.
     q.on_retransmit(range(200, 300), ms(16), SNAP);
     sack(&mut q, 200, 300);
-    assert_eq!(q.detect_lost(&rack(16, 300), ms(26)), Detected { lost: 0, next_deadline: Some(ms(27)) });
-    assert_eq!(q.detect_lost(&rack(16, 300), ms(27)), Detected { lost: 200, next_deadline: None });
+    assert_eq!(q.detect_lost(&rack(16, 300), ms(26)), found(0, None, Some(ms(27))));
+    assert_eq!(q.detect_lost(&rack(16, 300), ms(27)), found(200, Some((15, 300)), None));
     assert_eq!((q.next_lost(u64::MAX), q.retransmitted_out()), (Some(range(0, 200)), 0));
     q.check_invariants();
 }

@@ -280,6 +280,10 @@ impl Oracle {
             } else {
                 s.lost = true;
                 mine.lost += s.end.since(s.start);
+                if mine.newest.is_none_or(|newest| newest.sent_at <= s.sent_at) {
+                    let (sent_at, snapshot, tx_in_flight) = (s.sent_at, s.snapshot, s.tx_in_flight());
+                    mine.newest = Some(LostSegment { sent_at, snapshot, tx_in_flight });
+                }
             }
         }
         self.segments.sort_by_key(|s| s.start);
