@@ -14,6 +14,8 @@ use std::process::{ExitCode, Termination};
 mod axum_server;
 #[path = "../chat_server.rs"]
 mod chat_server;
+#[path = "../congestion.rs"]
+mod congestion;
 #[path = "../grpc_client.rs"]
 mod grpc_client;
 #[path = "../grpc_server.rs"]
@@ -32,6 +34,7 @@ pub(crate) fn run(role: &str) -> ExitCode {
     match role {
         "axum_server" => axum_server::main().report(),
         "chat_server" => chat_server::main().report(),
+        "congestion" => congestion::main().report(),
         "grpc_client" => grpc_client::main().report(),
         "grpc_server" => grpc_server::main().report(),
         "port_forwarder" => port_forwarder::main().report(),
@@ -45,8 +48,14 @@ pub(crate) fn run(role: &str) -> ExitCode {
 type Script = fn(&Namespace) -> Outcome;
 
 pub(crate) fn tests() -> Vec<Test> {
-    let all: [(&str, Script); 5] =
-        [("axum", axum), ("chat", chat), ("grpc", grpc), ("port_forwarder", forwarder), ("tls", tls)];
+    let all: [(&str, Script); 6] = [
+        ("axum", axum),
+        ("chat", chat),
+        ("congestion", own_congestion),
+        ("grpc", grpc),
+        ("port_forwarder", forwarder),
+        ("tls", tls),
+    ];
     let test = |(name, test): (&str, Script)| {
         Test::new(format!("examples::{name}"), move || {
             let host = Namespace::new("host")?;
@@ -81,6 +90,13 @@ fn axum(host: &Namespace) -> Outcome {
     // An idle connection does not keep the server; it is closed.
     server.stop(Signal::TERM)?;
     assert_eq!(client.rest()?, "");
+    Ok(())
+}
+
+fn own_congestion(host: &Namespace) -> Outcome {
+    let lines = output(host, "congestion", &[])?;
+    assert!(lines.len() == 3 && lines[0].starts_with("cubic: ") && lines[1].starts_with("delay: "), "{lines:?}");
+    assert_eq!(lines[2], "16777216 bytes arrived");
     Ok(())
 }
 
