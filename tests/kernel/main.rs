@@ -10,6 +10,7 @@ mod errors;
 mod ethernet;
 mod half_close;
 mod impaired;
+mod info;
 mod load;
 mod ownership;
 mod pmtu;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     tests.extend(back_pressure::tests());
     tests.extend(close_table::tests());
     tests.extend(errors::tests());
+    tests.extend(info::tests());
     tests.extend(ecn::tests());
     tests.extend(pmtu::tests());
     tests.extend(urgent::tests());
