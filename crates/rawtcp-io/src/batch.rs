@@ -212,10 +212,12 @@ mod tests {
         batch.push(RxMeta::IP, &[8; OWNED_MIN]);
         assert_ne!(batch.packet(0).1.as_ptr(), place);
         assert_eq!(held, [7; OWNED_MIN][..]);
+        let second = batch.owner(0).unwrap().clone();
         drop(held);
         batch.clear();
         batch.push(RxMeta::IP, &[9; OWNED_MIN]);
         assert_eq!(batch.packet(0).1.as_ptr(), place);
+        assert_eq!(second, [8; OWNED_MIN][..]);
     }
 
     #[test]

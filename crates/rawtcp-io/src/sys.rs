@@ -277,6 +277,18 @@ fn send_chunk(fd: BorrowedFd<'_>, chunk: &[TxPacket<'_>]) -> io::Result<usize> {
         header.msg_iov = packet.slices.as_ptr().cast::<libc::iovec>().cast_mut();
         header.msg_iovlen = packet.slices.len() as _;
     }
+    if chunk.len() == 1 {
+        // SAFETY: the first message is initialized, see below; the kernel only reads it. Between any two messages, and
+        // behind the last, `sendmmsg` lets other tasks have the processor.
+        let result = unsafe {
+            libc::sendmsg(
+                fd.as_raw_fd(),
+                &messages[0].assume_init_ref().msg_hdr,
+                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+            )
+        };
+        return if result < 0 { Err(io::Error::last_os_error()) } else { Ok(1) };
+    }
     // SAFETY: the first `chunk.len()` (at most BATCH) messages are initialized and point to names on this stack frame
     // and to the packets' slices, which are borrowed through the call; the kernel only reads names and data.
     let result = unsafe {

@@ -20,12 +20,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// Guards of client ports kept without a user: the next connects need no new one.
 const MAX_IDLE: usize = 64;
 
-/// Ports which nobody uses any more may stay in the devices' filters until there are this many.
+/// Ports which nobody uses any more may stay in the devices' filters until there are this many, or as many as are used.
 const MAX_STALE: usize = 16;
+
+/// The devices' filters are exact for so many ports. To give a socket another program takes the kernel the better part of
+/// a millisecond, so of more ports they get a rough superset, which a new port seldom changes.
+const MAX_EXACT: usize = 64;
+
+/// Ranges of a rough filter: what listens apart from the client ports shall not open all between.
+const ROUGH_RANGES: usize = 8;
 
 /// Client ports that a connect looks at before it takes a new one, where it may have one: who has tens of thousands of
 /// connections to one peer would look at as many for every further one.
-const MAX_TRIES: usize = 1024;
+const MAX_TRIES: usize = 16;
 
 /// Client ports where the stack chooses by itself: as Linux's `ip_local_port_range` by default.
 const OWN_RANGE: std::ops::Range<u16> = 32_768..61_000;
@@ -472,7 +479,15 @@ impl Inner {
     }
 
     fn refilter(&mut self, devices: &Devices) -> io::Result<()> {
-        let filter: PortSet = self.on_port.keys().copied().collect();
+        let mut ports: Vec<u16> = self.on_port.keys().copied().collect();
+        // A set takes them best in their order.
+        ports.sort_unstable();
+        let mut filter: PortSet = ports.into_iter().collect();
+        if self.on_port.len() > MAX_EXACT {
+            // Where ports are given out one after the other, the next one shall be in it already.
+            self.clients.values().flatten().for_each(|port| filter.insert_range(port & !0xff..=port | 0xff));
+            filter = filter.coarsened(ROUGH_RANGES);
+        }
         // Until it is known to be so everywhere, every new port is reason to try again.
         self.filter = PortSet::new();
         devices.set_ports(&filter)?;
@@ -527,7 +542,7 @@ impl Inner {
             at
         };
         let freed = self.take(out);
-        if (self.stale >= MAX_STALE || self.guards.is_empty())
+        if (self.stale >= MAX_STALE.max(self.on_port.len()) || self.guards.is_empty())
             && let Err(error) = self.refilter(devices)
         {
             // The filter lets more through than it need: that costs time, not correctness.

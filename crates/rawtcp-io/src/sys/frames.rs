@@ -11,6 +11,10 @@ use crate::{RX_SLOT_SIZE, RxBatch, RxMeta, TxPacket};
 /// I/O vectors of one `sendmmsg`, kept on the stack: a 64 KiB packet in 16 KiB pieces needs six.
 const VECTORS: usize = 128;
 
+/// How everything is sent. One packet goes by `sendmsg`: between any two messages, and behind the last, `sendmmsg` lets
+/// other tasks have the processor.
+const SEND: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+
 /// The address of an interface for `bind`.
 pub(crate) fn bind(fd: BorrowedFd<'_>, ifindex: u32, protocol: libc::c_int) -> io::Result<()> {
     let address = libc::sockaddr_ll {
@@ -143,15 +147,14 @@ fn send_some<const P: usize>(
         used += needed;
         count += 1;
     }
+    if count == 1 {
+        // SAFETY: the first message is initialized, see below; the kernel only reads it.
+        let result = unsafe { libc::sendmsg(fd.as_raw_fd(), &messages[0].assume_init_ref().msg_hdr, SEND) };
+        return if result < 0 { Err(io::Error::last_os_error()) } else { Ok(1) };
+    }
     // SAFETY: the first `count` (at most BATCH) messages point to `needed` initialized iovecs each, and these to a prefix
     // on this stack frame and to the packet's slices, which are borrowed through the call; the kernel only reads them.
-    let result = unsafe {
-        libc::sendmmsg(
-            fd.as_raw_fd(),
-            messages.as_mut_ptr().cast(),
-            count as libc::c_uint,
-            (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
-        )
-    };
+    let result =
+        unsafe { libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr().cast(), count as libc::c_uint, SEND as _) };
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }

@@ -1,7 +1,8 @@
 use super::avoided::{AVOID, MAX_AVOIDED};
 use super::*;
 use crate::device::Device;
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex, lock};
+use rawtcp_io::PacketIo;
 
 fn devices() -> Devices {
     let (io, _) = rawtcp_io::mem::pair(rawtcp_io::mem::MemConfig::default());
@@ -249,6 +250,75 @@ fn a_connect_looks_at_a_bounded_number_of_ports_unless_there_is_no_other() {
     assert_eq!(connect(&[]).0.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
     ports.release(&devices, locals[700]);
     assert_eq!(connect(&[locals[700]]).0.unwrap(), locals[700]);
+}
+
+/// Delivers nothing, and remembers its filters.
+#[derive(Debug)]
+struct Filtered {
+    inner: rawtcp_io::mem::MemDevice,
+    filters: Mutex<Vec<PortSet>>,
+}
+
+impl PacketIo for Filtered {
+    fn name(&self) -> &str {
+        "filtered"
+    }
+    fn capabilities(&self) -> rawtcp_io::Capabilities {
+        self.inner.capabilities()
+    }
+    fn recv(&self, batch: &mut rawtcp_io::RxBatch) -> io::Result<rawtcp_io::Drained> {
+        self.inner.recv(batch)
+    }
+    fn send(&self, packets: &[rawtcp_io::TxPacket<'_>]) -> (usize, Option<rawtcp_io::SendError>) {
+        self.inner.send(packets)
+    }
+    fn ready_source(&self) -> rawtcp_io::ReadySource<'_> {
+        self.inner.ready_source()
+    }
+    fn drops(&self) -> u64 {
+        0
+    }
+    fn set_ports(&self, ports: &PortSet) -> io::Result<()> {
+        lock(&self.filters).push(ports.clone());
+        Ok(())
+    }
+    fn recv_queue_bytes(&self) -> usize {
+        self.inner.recv_queue_bytes()
+    }
+}
+
+/// What a connection costs must not grow with those that there are.
+#[test]
+fn thousands_of_client_ports_change_the_filters_seldom() {
+    const CONNECTIONS: usize = 5000;
+    let (inner, _) = rawtcp_io::mem::pair(rawtcp_io::mem::MemConfig::default());
+    let device = Arc::new(Filtered { inner, filters: Mutex::default() });
+    let addresses = vec!["10.0.0.1".parse().unwrap()];
+    let devices = Devices::open(&Device::Own { io: device.clone(), addresses }).unwrap();
+    let ports = Ports::new(&[1; 32]);
+    ports.listen(&devices, addr("10.0.0.1:80"), false).unwrap();
+    let mut used = std::collections::HashSet::new();
+    let mut locals = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let claim = |local| used.insert(local).then_some((local, false));
+        let local = ports.connect(&devices, Instant::ZERO, addr("10.0.0.1:0"), addr("10.9.9.9:1"), claim).unwrap();
+        locals.push(local);
+        let filters = lock(&device.filters);
+        let filter = filters.last().unwrap();
+        assert!(filter.contains(80) && filter.contains(local.port()));
+        // Exact where it is short, and never open between listeners and client ports.
+        assert!(!filter.contains(81) && !filter.contains(20_000));
+        assert!(locals.len() >= MAX_EXACT || filters.len() == locals.len() + 1);
+    }
+    let grown = lock(&device.filters).len();
+    assert!(locals.iter().all(|local| lock(&device.filters)[grown - 1].contains(local.port())));
+    locals.iter().for_each(|local| ports.release(&devices, *local));
+    let all = lock(&device.filters).len();
+    assert!(grown < MAX_EXACT + 100 && all - grown < 100, "{grown} filters on the way up, {} down", all - grown);
+    // What rests is in it, and the listener.
+    let filters = lock(&device.filters);
+    let open: usize = filters[all - 1].ranges().map(|range| range.len()).sum();
+    assert!(open > MAX_IDLE && filters[all - 1].contains(80), "{open}");
 }
 
 #[test]
