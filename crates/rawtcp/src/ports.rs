@@ -32,7 +32,7 @@ const ROUGH_RANGES: usize = 8;
 
 /// Client ports that a connect looks at before it takes a new one, where it may have one: who has tens of thousands of
 /// connections to one peer would look at as many for every further one.
-const MAX_TRIES: usize = 16;
+const MAX_TRIES: usize = 64;
 
 /// Client ports where the stack chooses by itself: as Linux's `ip_local_port_range` by default.
 const OWN_RANGE: std::ops::Range<u16> = 32_768..61_000;
