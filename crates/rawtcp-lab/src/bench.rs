@@ -45,8 +45,11 @@ pub(crate) struct Bench {
     seconds: f64,
     /// Our devices, as `RAWTCP_DEVICE` names them, comma-separated; `memory` is a link in memory between two stacks of one
     /// process.
-    #[arg(long, value_delimiter = ',', default_value = "raw")]
+    #[arg(long, value_delimiter = ',', default_value = "packet,raw")]
     device: Vec<String>,
+    /// Streams of the workload `streams`.
+    #[arg(long, default_value_t = 8)]
+    streams: usize,
     /// Who sends to whom, comma-separated.
     #[arg(long, value_delimiter = ',', default_values_t = [Direction::Send, Direction::Receive, Direction::Both])]
     direction: Vec<Direction>,
@@ -100,7 +103,7 @@ enum Workload {
     Rr,
     /// Connect, one byte, close.
     Connect,
-    /// Eight streams.
+    /// Several streams.
     Streams,
     /// Many connections that do nothing, and a busy one.
     Idle,

@@ -85,6 +85,7 @@ const IDLE: &[Figure] = &[
     figure("kernel's memory each", "client.slab_each", "B", Better::Lower),
     figure("both ends, all told", "memory_each", "B", Better::Lower),
     figure("machine CPU, idle", "client.idle_machine_share", "cores", Better::Lower),
+    figure("client CPU, idle", "client.idle_share", "cores", Better::Lower),
     figure("opened", "client.open_per_s", "/s", Better::Higher),
     figure("busy stream", "client.gbit_s", "Gbit/s", Better::Higher),
     figure("of its speed alone", "client.kept", "×", Better::Higher),
@@ -96,7 +97,7 @@ const SCALE: &[Figure] = &[
     figure("opened", "client.open_per_s", "/s", Better::Higher),
     figure("busy stream", "client.gbit_s", "Gbit/s", Better::Higher),
     figure("of its speed alone", "client.kept", "×", Better::Higher),
-    figure("of its cost alone", "client.cost", "×", Better::Lower),
+    figure("CPU for 1448 B", "client.cpu_us_per_segment", "µs", Better::Lower),
 ];
 const LIMIT: &[Figure] = &[figure("payload", "gbit_s", "Gbit/s", Better::Higher)];
 
@@ -183,7 +184,7 @@ impl Bench {
                     };
                     match workload {
                         Workload::Bulk => groups.extend(self.bulk(&conditions, 1)),
-                        Workload::Streams => groups.extend(self.bulk(&conditions, 8)),
+                        Workload::Streams => groups.extend(self.bulk(&conditions, self.streams)),
                         Workload::Rr => groups.extend(self.rr(&conditions)),
                         Workload::Connect => groups.extend(self.connect(&conditions)),
                         Workload::Idle => groups.extend(self.idle(&conditions)),

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
-use rawtcp::Stack;
+use rawtcp::{DropReason, Stack};
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -132,6 +132,10 @@ impl Net for Ours {
             ("stack.receive_queue_drops", stats.receive_queue_drops),
             ("stack.packets_truncated", stats.packets_truncated),
             ("stack.broken", stats.broken),
+            ("stack.wrong_checksum", stats.drops(DropReason::Checksum)),
+            ("stack.out_of_window", stats.drops(DropReason::OutOfWindow)),
+            ("stack.accept_queue_full", stats.drops(DropReason::AcceptQueueFull)),
+            ("stack.syn_queue_full", stats.drops(DropReason::SynQueueFull)),
         ]
         .map(|(name, count)| (name.to_owned(), count as f64))
         .into())
