@@ -81,6 +81,8 @@ pub(crate) struct After {
     leave: Option<(Leave, Grant)>,
     /// There is more to send than one hold.
     pub(crate) again: bool,
+    /// Packets that the hold has sent, a segmentable one counted as several.
+    pub(crate) spent: usize,
     /// The driver has to look at the alarm.
     pub(crate) kick: bool,
 }
@@ -173,9 +175,9 @@ impl ConnCell {
             // With another MTU something may leave at once. More trouble waits for the next turn.
             sent = tx::transmit(&self.host, self, inner, now, &mut Trouble::default());
         }
-        if sent == Sent::More && !inner.scheduled {
-            inner.scheduled = true;
-            after.again = true;
+        if let Sent::More { packets } = sent {
+            after.spent = packets;
+            after.again |= !std::mem::replace(&mut inner.scheduled, true);
         }
         if inner.acked.is_some() {
             inner.tell_of_acks(after);

@@ -28,6 +28,9 @@ pub(crate) const HOLD: usize = 16;
 /// How late a turn of the driver is, after its timer: to wait for less costs more than it spaces.
 const TIMER_SLACK: Duration = Duration::from_micros(50);
 
+/// Packets that a segmentable one counts as: what it costs to send.
+const WHOLE: usize = 4;
+
 /// I/O vectors kept on the stack. A hold of full segments from a buffer in 64 KiB chunks needs about 35.
 const VECTORS: usize = 48;
 
@@ -39,8 +42,8 @@ const LARGEST: usize = 65_535 - HeaderBuf::CAPACITY;
 pub(crate) enum Sent {
     /// Nothing is left to be sent.
     All,
-    /// The hold is used up: there may be more.
-    More,
+    /// The hold is used up with this many packets: there may be more.
+    More { packets: usize },
     /// The connection waits for the device.
     Blocked,
 }
@@ -109,10 +112,12 @@ pub(crate) fn transmit(
     let decided = &decided[..n];
     let blocked = send_all(&By { host, open, link }, cell, &inner.conn, decided, trouble);
     inner.blocked = blocked;
-    match (blocked, n) {
-        (true, _) => Sent::Blocked,
-        (false, n) if n == HOLD || decided[n - 1].as_ref().is_some_and(|t| t.segment_size != 0) => Sent::More,
-        _ => Sent::All,
+    let whole = decided[n - 1].as_ref().is_some_and(|transmit| transmit.segment_size != 0);
+    match blocked {
+        true => Sent::Blocked,
+        false if whole => Sent::More { packets: WHOLE },
+        false if n == HOLD => Sent::More { packets: HOLD },
+        false => Sent::All,
     }
 }
 
