@@ -78,12 +78,12 @@ impl Host {
         }
         let ConnectOptions { conn, linger, bound, device: by } = options;
         let bound_ip = bound.as_ref().map(|hold| hold.local().ip().to_canonical()).filter(|ip| !ip.is_unspecified());
-        let way = self.devices.route(remote, bound_ip, by.as_deref())?;
+        let now = self.clock.now();
+        let way = self.ways.route(&self.devices, now, remote, bound_ip, by.as_deref())?;
         let remote = scoped(remote, way.scope);
         let source = scoped(SocketAddr::new(way.source, 0), way.scope);
         let lane = way.lane;
         let (config, granted) = self.grant(lane.receives(), conn);
-        let now = self.clock.now();
         let claim = |local| {
             let tuple = FourTuple::new(local, remote);
             let mut shard = self.shard(self.shard_of(&tuple));

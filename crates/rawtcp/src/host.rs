@@ -10,6 +10,7 @@ use crate::conn_cell::ConnCell;
 use crate::device::{Device, Devices, Reservation};
 use crate::error;
 use crate::listener_cell::{ListenerCell, ListenerRef};
+use crate::path_cache::RecentWays;
 use crate::ports::{Bind, Ports, Reuse, canonical};
 use crate::stats::{Counters, StackStats};
 use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicUsize, AtomicWaker, Mutex, MutexGuard, Ordering, lock};
@@ -120,6 +121,7 @@ pub(crate) struct Host {
     pub(crate) counters: Counters,
     pub(crate) budget: Budgets,
     pub(crate) ports: Ports,
+    pub(crate) ways: RecentWays,
     pub(crate) settings: Settings,
     shards: Vec<Mutex<Shard>>,
     shard_timers: Vec<TimerKey>,
@@ -193,6 +195,7 @@ impl Host {
             alarm,
             counters: Counters::default(),
             ports: Ports::new(&seed),
+            ways: RecentWays::default(),
             shards,
             shard_timers,
             close_timer,

@@ -1,10 +1,12 @@
-//! What the path to a peer is like, for passive opens: asked once and remembered for a while.
+//! What the path to a peer is like: asked once and remembered for a while.
 
-use crate::device::Lane;
+use crate::device::{Devices, Lane, Way};
 use crate::host::Host;
+use crate::sync::{Mutex, lock};
 use rawtcp_proto::{FourTuple, Instant};
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Peers remembered. A flood of SYNs from everywhere only makes the cache useless.
@@ -65,5 +67,111 @@ impl PathCache {
         let (source, lane) = self.known.get(&tuple.remote.ip())?.lane.as_ref()?;
         // Another of our addresses may have another way.
         (*source == tuple.local.ip()).then(|| lane.clone())
+    }
+}
+
+/// Answers kept for connects.
+const MAX_WAYS: usize = 16;
+
+/// How long a connect believes the answer that another had: an application that opens thousands of connections a second
+/// asks ten times in it, and nobody can tell that a route changed a moment later.
+const WAY_HOLDS: Duration = Duration::from_millis(100);
+
+/// Whom a connect asked for: the peer's address without the port, and its own where it chose that.
+type Question = (SocketAddr, Option<IpAddr>);
+
+#[derive(Debug)]
+struct Answer {
+    question: Question,
+    way: Way,
+    generation: u32,
+    at: Instant,
+}
+
+/// The ways to the peers that were connected to a moment ago.
+#[derive(Debug, Default)]
+pub(crate) struct RecentWays(Mutex<Vec<Answer>>);
+
+impl RecentWays {
+    /// [`Devices::route`], unless that was asked just now. Where the caller chose an interface it always is.
+    pub(crate) fn route(
+        &self,
+        devices: &Devices,
+        now: Instant,
+        remote: SocketAddr,
+        source: Option<IpAddr>,
+        by: Option<&str>,
+    ) -> io::Result<Way> {
+        if by.is_some() || devices.are_virtual() {
+            return devices.route(remote, source, by);
+        }
+        let mut peer = remote;
+        peer.set_port(0);
+        let question = (peer, source);
+        self.remembered(now, devices.generation(), question, || devices.route(remote, source, by))
+    }
+
+    fn remembered(
+        &self,
+        now: Instant,
+        generation: u32,
+        question: Question,
+        ask: impl FnOnce() -> io::Result<Way>,
+    ) -> io::Result<Way> {
+        let mut answers = lock(&self.0);
+        answers.retain(|answer| now.since(answer.at) < WAY_HOLDS && answer.generation == generation);
+        if let Some(known) = answers.iter().find(|answer| answer.question == question) {
+            return Ok(known.way.clone());
+        }
+        drop(answers);
+        let way = ask()?;
+        let mut answers = lock(&self.0);
+        if answers.len() >= MAX_WAYS {
+            answers.remove(0);
+        }
+        answers.push(Answer { question, way: way.clone(), generation, at: now });
+        Ok(way)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Device;
+    use std::cell::Cell;
+
+    #[test]
+    fn an_answer_holds_for_a_moment_and_until_routes_change() {
+        let devices = Devices::open(&Device::Loopback).unwrap();
+        let (ways, asked) = (RecentWays::default(), Cell::new(0));
+        let ask = |ms, generation, peer: &str| {
+            let peer: SocketAddr = peer.parse().unwrap();
+            let answer = ways.remembered(Instant::ZERO + Duration::from_millis(ms), generation, (peer, None), || {
+                asked.set(asked.get() + 1);
+                devices.route(peer, None, None)
+            });
+            answer.unwrap();
+            asked.get()
+        };
+        assert_eq!(ask(0, 0, "127.0.0.1:0"), 1);
+        assert_eq!(ask(99, 0, "127.0.0.1:0"), 1);
+        assert_eq!(ask(99, 0, "127.0.0.2:0"), 2);
+        assert_eq!(ask(100, 0, "127.0.0.1:0"), 3);
+        assert_eq!(ask(101, 1, "127.0.0.1:0"), 4);
+        for i in 0..2 * MAX_WAYS {
+            ask(101, 1, &format!("127.1.0.{i}:0"));
+        }
+        assert_eq!(lock(&ways.0).len(), MAX_WAYS);
+        assert_eq!(ask(101, 1, "127.0.0.1:0"), 5 + 2 * MAX_WAYS);
+    }
+
+    #[test]
+    fn an_error_is_not_remembered() {
+        let devices = Devices::open(&Device::Loopback).unwrap();
+        let ways = RecentWays::default();
+        let peer: SocketAddr = "192.0.2.1:0".parse().unwrap();
+        let ask = |of: SocketAddr| ways.remembered(Instant::ZERO, 0, (peer, None), || devices.route(of, None, None));
+        assert!(ask(peer).is_err());
+        assert!(ask("127.0.0.1:0".parse().unwrap()).is_ok());
     }
 }
