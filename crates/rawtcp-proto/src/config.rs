@@ -148,6 +148,9 @@ pub struct ConnConfig {
     pub traffic_class: u8,
     /// Challenge ACKs a second and connection (RFC 5961 §7). Default 10.
     pub challenge_acks: u32,
+    /// How many events a connection keeps for [`poll_trace`](crate::Connection::poll_trace): what it did and why.
+    /// The oldest go first. Default 0: none, and none cost anything.
+    pub trace: usize,
     /// The congestion control: one that is [built in](crate::cc::Algorithm), or one of the caller's. Default
     /// CUBIC, as Linux.
     pub congestion: Factory,
@@ -202,6 +205,7 @@ impl Default for ConnConfig {
             ttl: 64,
             traffic_class: 0,
             challenge_acks: 10,
+            trace: 0,
             congestion: Factory::default(),
             cwnd_validation: CwndValidation::default(),
             pacing: false,

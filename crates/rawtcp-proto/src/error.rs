@@ -93,6 +93,23 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// A short name, in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CloseReason::Graceful => "graceful",
+            CloseReason::Reset => "reset",
+            CloseReason::ResetAfterEof => "reset_after_eof",
+            CloseReason::Refused => "refused",
+            CloseReason::TimedOut => "timed_out",
+            CloseReason::NetUnreachable => "net_unreachable",
+            CloseReason::HostUnreachable => "host_unreachable",
+            CloseReason::Prohibited => "prohibited",
+            CloseReason::ProtocolUnreachable => "protocol_unreachable",
+            CloseReason::Aborted => "aborted",
+            CloseReason::Internal => "internal",
+        }
+    }
+
     /// The errno that the application sees on Linux; 0 for a graceful end.
     pub const fn errno(self) -> i32 {
         match self {

@@ -43,6 +43,7 @@
 
 pub mod buf;
 pub mod cc;
+mod cold;
 pub mod config;
 pub mod conn;
 mod error;
@@ -51,6 +52,7 @@ pub mod recovery;
 pub mod seq;
 pub mod stack;
 pub mod time;
+pub mod trace;
 pub mod wire;
 
 pub use config::{ConnConfig, CwndValidation, EcnMode, Keepalive, MtuProbing};
@@ -59,4 +61,5 @@ pub use error::{CloseReason, DropReason, UserError};
 pub use info::{CaState, TcpInfo};
 pub use seq::{Offset, OffsetRange, SeqNum};
 pub use time::{Duration, Instant};
+pub use trace::{TraceEvent, Traced};
 pub use wire::{FourTuple, Segment, is_unicast};

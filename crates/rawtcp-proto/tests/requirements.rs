@@ -54,7 +54,7 @@ struct Host {
 impl Host {
     fn syn_sent_on(config: &ConnConfig, v6: bool, mtu: u32) -> Host {
         let now = Instant::from_secs(1000);
-        let conn = Connection::connect(now, config, tuple(v6), ISS, 77, Path { mtu });
+        let conn = Connection::connect(now, &config.clone().into(), tuple(v6), ISS, 77, Path { mtu });
         Host { now, conn, window: 60_000 }
     }
 

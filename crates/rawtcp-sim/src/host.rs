@@ -33,7 +33,8 @@ use rawtcp_proto::wire::ip::{self, ICMP, IpMeta, TCP};
 use rawtcp_proto::wire::tcp::{self, ChecksumState, HeaderBuf, build};
 use rawtcp_proto::wire::{IpHeader, checksum, icmp};
 use rawtcp_proto::{
-    Connection, DropReason, Events, FourTuple, Instant, Segment, State, Transmit, TxLimits, is_unicast,
+    ConnConfig, Connection, DropReason, Events, FourTuple, Instant, Segment, State, Traced, Transmit, TxLimits,
+    is_unicast,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -55,6 +56,8 @@ pub struct HostConfig {
     pub stack: StackConfig,
     /// Ports for active opens and for `listen` on port 0. Default 32768–60999, as Linux.
     pub ports: RangeInclusive<u16>,
+    /// How many events of its connections the host keeps ([`Host::events`]). Default 20,000.
+    pub events: usize,
     /// Check each connection's invariants after every call; panics where one is broken. Costly with many
     /// segments in flight. Default: in debug builds.
     pub check_invariants: bool,
@@ -71,6 +74,7 @@ impl HostConfig {
             seed: bytes,
             stack: StackConfig::default(),
             ports: 32_768..=60_999,
+            events: 20_000,
             check_invariants: cfg!(debug_assertions),
         }
     }
@@ -96,6 +100,12 @@ impl HostConfig {
     /// Sets the ports for active opens.
     pub fn with_ports(mut self, ports: RangeInclusive<u16>) -> Self {
         self.ports = ports;
+        self
+    }
+
+    /// Sets how many events of its connections the host keeps.
+    pub fn with_events(mut self, events: usize) -> Self {
+        self.events = events;
         self
     }
 
@@ -185,6 +195,7 @@ pub struct Host {
     next_id: u64,
     reply_id: u16,
     drops: [u64; DropReason::COUNT],
+    events: VecDeque<(FourTuple, Traced)>,
 }
 
 impl Host {
@@ -204,6 +215,7 @@ impl Host {
             next_id: 0,
             reply_id: 0,
             drops: [0; DropReason::COUNT],
+            events: VecDeque::new(),
         }
     }
 
@@ -347,6 +359,12 @@ impl Host {
         let events = conn.connection.take_events();
         conn.events = conn.events | events;
         let tuple = *conn.connection.tuple();
+        while let Some(traced) = conn.connection.poll_trace() {
+            if self.events.len() >= self.config.events {
+                self.events.pop_front();
+            }
+            self.events.push_back((tuple, traced));
+        }
         if !conn.detached {
             if let Some(record) = conn.connection.time_wait(now) {
                 conn.detached = true;
@@ -368,6 +386,17 @@ impl Host {
             conn.armed = deadline;
         }
         self.bury(id);
+    }
+
+    /// What the connections did and why, oldest first, each with the two ends of its connection.
+    pub fn events(&self) -> impl Iterator<Item = &(FourTuple, Traced)> {
+        self.events.iter()
+    }
+
+    /// The settings of a new connection: it says what it does.
+    fn traced(&self, config: &ConnConfig) -> ConnConfig {
+        let most = self.config.events.min(1000);
+        ConnConfig { trace: config.trace.max(most), ..config.clone() }
     }
 
     /// Forgets a connection that nobody holds and that is over.

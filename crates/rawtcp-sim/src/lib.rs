@@ -7,6 +7,7 @@
 //! * [`network`] joins hosts by links, in virtual time, with captures and pictures.
 //! * `star` (with the feature `device`) joins whole `rawtcp` stacks by links, so that unchanged async programs run in
 //!   virtual time.
+//! * [`qlog`] writes what connections say of themselves as text.
 //! * [`craft`] makes packets by hand, for peers that follow a script.
 //!
 //! Nothing here reads a clock or touches a socket, so the same seed and the same calls always give the
@@ -20,6 +21,7 @@ pub mod host;
 pub mod link;
 pub mod network;
 pub mod pcapng;
+pub mod qlog;
 #[cfg(feature = "device")]
 pub mod star;
 pub mod svg;

@@ -1,8 +1,9 @@
 //! Hosts joined by links, in virtual time.
 //!
 //! Time stands still while the test acts, and jumps to the next packet or timer when it is asked to go
-//! on. Everything follows from the seed. When a test panics, its network says the seed and writes the
-//! time–sequence pictures of its connections, and what was captured, below `target/rawtcp-sim/`.
+//! on. Everything follows from the seed. When a test panics, its network says the seed and writes below
+//! `target/rawtcp-sim/` the time–sequence pictures of its connections, what they did and why, and the last
+//! packets of its links.
 
 mod report;
 mod sockets;
@@ -16,7 +17,7 @@ use crate::pcapng::Pcapng;
 use crate::trace::{Record, Way};
 use bytes::Bytes;
 use rawtcp_proto::{Duration, Instant};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -56,8 +57,36 @@ struct Wire {
     link: Link,
     filter: Option<Filter>,
     capture: Option<Pcapng>,
+    /// The last packets, for a report: into the link (0) or out of it (1).
+    recent: VecDeque<(u32, Instant, Bytes)>,
+    /// Their bytes.
+    recent_bytes: usize,
     /// Who reports packets above the link's MTU; nobody: a black hole.
     router: Option<IpAddr>,
+}
+
+/// Bytes of the last packets of each direction that are kept for a report.
+const RECENT: usize = 4 << 20;
+
+/// The names of the two places where a link's packets are seen.
+const PLACES: [&str; 2] = ["into the link", "out of the link"];
+
+impl Wire {
+    /// A packet passes: into the link (0) or out of it (1).
+    fn see(&mut self, place: u32, now: Instant, packet: &Bytes, keep: bool) {
+        if let Some(capture) = &mut self.capture {
+            capture.packet(place, now, packet);
+        }
+        if keep {
+            self.recent.push_back((place, now, packet.clone()));
+            self.recent_bytes += packet.len();
+            while self.recent_bytes > RECENT
+                && let Some((_, _, oldest)) = self.recent.pop_front()
+            {
+                self.recent_bytes -= oldest.len();
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Wire {
@@ -144,7 +173,16 @@ impl Network {
     fn wire(&mut self, from: HostId, to: HostId, config: LinkConfig) -> LinkId {
         let seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(self.wires.len() as u64);
         let link = Link::new(config, seed);
-        self.wires.push(Wire { from, to, link, filter: None, capture: None, router: None });
+        self.wires.push(Wire {
+            from,
+            to,
+            link,
+            filter: None,
+            capture: None,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            router: None,
+        });
         LinkId(self.wires.len() - 1)
     }
 
@@ -208,7 +246,7 @@ impl Network {
 
     /// Captures what goes into and comes out of a link from now on.
     pub fn capture(&mut self, link: LinkId) {
-        self.wires[link.0].capture = Some(Pcapng::new(&["into the link", "out of the link"]));
+        self.wires[link.0].capture = Some(Pcapng::new(&PLACES));
     }
 
     /// What was captured, as a pcapng file.
@@ -221,7 +259,8 @@ impl Network {
         &self.trace
     }
 
-    /// Forgets the trace, and keeps so many records from now on. Default 100,000; 0 switches it off.
+    /// Forgets the trace, and keeps so many records from now on. Default 100,000; 0 switches it off, and the last
+    /// packets of links are not kept either.
     pub fn set_trace(&mut self, records: usize) {
         self.trace.clear();
         self.trace_limit = records;
@@ -281,9 +320,7 @@ impl Network {
         let now = self.now;
         let wire = &mut self.wires[at];
         let from = wire.from;
-        if let Some(capture) = &mut wire.capture {
-            capture.packet(0, now, &packet);
-        }
+        wire.see(0, now, &packet, self.trace_limit > 0);
         let lost = |link: &Link| link.stats().lost + link.stats().queue_drops + link.stats().too_big;
         let (before, too_big) = (lost(&wire.link), wire.link.stats().too_big);
         wire.link.push(now, packet.clone());
@@ -323,9 +360,7 @@ impl Network {
         for wire in 0..self.wires.len() {
             let to = self.wires[wire].to;
             while let Some(packet) = self.wires[wire].link.pop_due(next) {
-                if let Some(capture) = &mut self.wires[wire].capture {
-                    capture.packet(1, next, &packet);
-                }
+                self.wires[wire].see(1, next, &packet, self.trace_limit > 0);
                 self.arrive(to, packet);
             }
         }

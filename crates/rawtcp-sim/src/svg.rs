@@ -110,7 +110,10 @@ fn draw(title: &str, picture: &Picture) -> String {
     }
     for bar in &picture.bars {
         let color = if bar.again { "#d22" } else { "black" };
-        line(&mut out, x(bar.at), y(bar.from), y(bar.to), color, if bar.again { 2.0 } else { 1.5 });
+        // A single segment of a long transfer must be seen, too.
+        let (from, to) = (y(bar.from), y(bar.to));
+        let to = if bar.again { to.min(from - 5.0) } else { to.min(from - 1.0) };
+        line(&mut out, x(bar.at), from, to, color, if bar.again { 2.5 } else { 1.5 });
         if bar.lost {
             let (x, y) = (x(bar.at), y(bar.to));
             let _ = writeln!(

@@ -8,6 +8,7 @@
 use crate::alarm::Due;
 use crate::budget::Grant;
 use crate::device::Lane;
+use crate::events::{self, Ring};
 use crate::host::Host;
 use crate::readiness::{Bits, Readiness, WakeList};
 use crate::stats::count;
@@ -62,6 +63,10 @@ pub(crate) struct Inner {
     /// It has a share of its port's guard, to be given back.
     pub(crate) holds_port: bool,
     granted: Grant,
+    /// For whoever listens to what the connection does.
+    pub(crate) events: Ring,
+    /// `tracing` wants to know it, too.
+    pub(crate) shows_events: bool,
     state: State,
     span: Span,
 }
@@ -96,13 +101,17 @@ impl fmt::Debug for ConnCell {
 impl ConnCell {
     pub(crate) fn new(
         host: &Arc<Host>,
-        conn: Connection,
+        mut conn: Connection,
         lane: Lane,
         granted: Grant,
         linger: Option<Duration>,
     ) -> Arc<Self> {
         let tuple = *conn.tuple();
         let span = tracing::debug_span!("connection", local = %tuple.local, remote = %tuple.remote);
+        let shows_events = tracing::enabled!(target: events::TARGET, tracing::Level::TRACE);
+        if shows_events {
+            conn.set_trace(events::KEPT);
+        }
         let inner = Inner {
             state: conn.state(),
             conn,
@@ -122,6 +131,8 @@ impl ConnCell {
             gave_up: false,
             holds_port: true,
             granted,
+            events: Ring::default(),
+            shows_events,
             span,
         };
         Arc::new(ConnCell { tuple, host: AssertUnwindSafe(host.clone()), inner: Mutex::new(inner) })
@@ -223,6 +234,9 @@ impl ConnCell {
 
     /// Turns what happened since the last look into readiness.
     pub(crate) fn take_events(&self, inner: &mut Inner, after: &mut After) {
+        if inner.conn.config().trace > 0 {
+            inner.tell_events(after);
+        }
         let events = inner.conn.take_events();
         if events.is_empty() {
             return;
@@ -310,7 +324,7 @@ impl ConnCell {
     /// Fails every operation that waits: the stack is dead, which they see when they look again.
     pub(crate) fn wake_everyone(self: &Arc<Self>) {
         let mut wake = WakeList::default();
-        self.lock().readiness.wake(Bits::ALL | Bits::ACKED | Bits::PRIORITY, &mut wake);
+        self.lock().readiness.wake(Bits::ALL | Bits::ACKED | Bits::PRIORITY | Bits::TRACED, &mut wake);
         wake.wake_all();
     }
 
@@ -377,6 +391,29 @@ impl Inner {
             self.acked = None;
             self.readiness.wake(Bits::ACKED, &mut after.wake);
         }
+    }
+
+    #[cold]
+    fn tell_events(&mut self, after: &mut After) {
+        if self.pass_events_on() && self.events.is_listened_to() {
+            self.readiness.wake(Bits::TRACED, &mut after.wake);
+        }
+    }
+
+    /// Passes on what the connection says of itself. Was there anything?
+    pub(crate) fn pass_events_on(&mut self) -> bool {
+        let mut any = false;
+        while let Some(traced) = self.conn.poll_trace() {
+            any = true;
+            if self.shows_events {
+                let (at, event) = (traced.at.as_nanos(), &traced.event);
+                self.span.in_scope(|| tracing::trace!(target: events::TARGET, at, %event));
+            }
+            if self.events.is_listened_to() {
+                self.events.push(traced);
+            }
+        }
+        any
     }
 
     /// Whether the connection is still on its way to be one.

@@ -42,7 +42,7 @@ fn scoped(addr: SocketAddr, scope: u32) -> SocketAddr {
 /// How a connection is opened.
 #[derive(Debug)]
 pub(crate) struct ConnectOptions {
-    pub(crate) conn: ConnConfig,
+    pub(crate) conn: Arc<ConnConfig>,
     pub(crate) linger: Option<Duration>,
     /// The address and port it is opened from.
     pub(crate) bound: Option<Hold>,

@@ -449,7 +449,7 @@ fn new_connection(
     listener: &ListenerRef,
     mut conn: Connection,
 ) -> Arc<ConnCell> {
-    let granted = host.budget.grant(device, conn.config().recv_buffer);
+    let granted = host.budget.grant(device, conn.recv_buffer());
     conn.grant_recv_buffer(granted.bytes);
     conn.set_ttl(listener.0.ttl());
     ConnCell::new(host, conn, lane, granted, listener.0.linger())

@@ -41,7 +41,7 @@ pub(crate) const BACKLOG: usize = 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) device: Device,
-    pub(crate) conn: ConnConfig,
+    pub(crate) conn: Arc<ConnConfig>,
     pub(crate) stack: StackConfig,
     pub(crate) exit_drain: Duration,
     pub(crate) seed: Option<[u8; 32]>,
@@ -54,7 +54,7 @@ pub(crate) struct Settings {
 pub(crate) struct ListenOptions {
     pub(crate) v6only: bool,
     pub(crate) backlog: usize,
-    pub(crate) conn: ConnConfig,
+    pub(crate) conn: Arc<ConnConfig>,
     pub(crate) linger: Option<Duration>,
     pub(crate) reuseport: bool,
 }
@@ -177,7 +177,7 @@ fn random_seed() -> io::Result<[u8; 32]> {
 impl Host {
     pub(crate) fn new(mut settings: Settings) -> io::Result<Arc<Self>> {
         // Buffers grow inside the budget only.
-        settings.conn.recv_buffer_on_request = true;
+        Arc::make_mut(&mut settings.conn).recv_buffer_on_request = true;
         let devices = Devices::open(&settings.device)?;
         let seed = match settings.seed {
             Some(seed) => seed,
@@ -357,9 +357,11 @@ impl Host {
     }
 
     /// Grants a new connection its receive buffer.
-    pub(crate) fn grant(&self, device: usize, mut config: ConnConfig) -> (ConnConfig, Grant) {
+    pub(crate) fn grant(&self, device: usize, mut config: Arc<ConnConfig>) -> (Arc<ConnConfig>, Grant) {
         let granted = self.budget.grant(device, config.recv_buffer);
-        config.recv_buffer = granted.bytes;
+        if granted.bytes != config.recv_buffer {
+            Arc::make_mut(&mut config).recv_buffer = granted.bytes;
+        }
         (config, granted)
     }
 
@@ -396,7 +398,7 @@ impl Host {
         let cell = ListenerCell::new(self, local, &options);
         let ListenOptions { v6only, backlog, conn, .. } = options;
         let max_half_open = part(backlog).max(MIN_HALF_OPEN);
-        let config = ListenConfig { v6only, shared, max_half_open, mtu, conn: Arc::new(conn) };
+        let config = ListenConfig { v6only, shared, max_half_open, mtu, conn };
         for at in 0..SHARDS {
             self.shard(at).listen(canonical(local), ListenerRef(cell.clone()), config.clone());
         }

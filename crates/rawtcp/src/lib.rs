@@ -53,6 +53,7 @@ mod drain;
 mod driver;
 mod engine;
 mod error;
+pub mod events;
 mod host;
 mod integrations;
 mod listener_cell;
@@ -74,6 +75,8 @@ pub use congestion::register_congestion;
 pub use device::Device;
 pub use rawtcp_proto::cc::{self, Algorithm};
 pub use rawtcp_proto::stack::StackConfig;
-pub use rawtcp_proto::{ConnConfig, DropReason, Keepalive, State, TcpInfo};
+pub use rawtcp_proto::{
+    ConnConfig, DropReason, EcnMode, Keepalive, MtuProbing, State, TcpInfo, TraceEvent, Traced, trace,
+};
 pub use stack::{Driver, Stack, StackBuilder};
 pub use stats::StackStats;

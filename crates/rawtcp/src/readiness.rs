@@ -22,6 +22,8 @@ impl Bits {
     pub(crate) const ACKED: Bits = Bits(1 << 5);
     /// Urgent data was announced.
     pub(crate) const PRIORITY: Bits = Bits(1 << 6);
+    /// Never set: only wakes those who wait for events.
+    pub(crate) const TRACED: Bits = Bits(1 << 7);
     /// Everything that lets a reader go on.
     pub(crate) const READ: Bits = Bits(Self::READABLE.0 | Self::READ_CLOSED.0);
     /// Everything that lets a writer go on.

@@ -151,7 +151,7 @@ impl Default for StackBuilder {
         StackBuilder {
             settings: Settings {
                 device: Device::default(),
-                conn: ConnConfig::default(),
+                conn: Arc::default(),
                 stack: StackConfig::default(),
                 exit_drain: Duration::from_secs(3),
                 seed: None,
@@ -222,7 +222,7 @@ impl StackBuilder {
 
     /// The settings of every connection. Default: [`ConnConfig::default`].
     pub fn config(mut self, config: ConnConfig) -> Self {
-        self.settings.conn = config;
+        self.settings.conn = Arc::new(config);
         self
     }
 
@@ -234,14 +234,14 @@ impl StackBuilder {
 
     /// The congestion control of every connection, built in or one of the caller's. Default: CUBIC.
     pub fn congestion(mut self, congestion: impl Into<Factory>) -> Self {
-        self.settings.conn.congestion = congestion.into();
+        Arc::make_mut(&mut self.settings.conn).congestion = congestion.into();
         self
     }
 
     /// How long a connection may make no progress before it times out (RFC 9293 §3.9.1 [MUST-21]). Default: as long as
     /// the retransmissions last.
     pub fn user_timeout(mut self, most: Option<Duration>) -> Self {
-        self.settings.conn.user_timeout = most;
+        Arc::make_mut(&mut self.settings.conn).user_timeout = most;
         self
     }
 

@@ -1,6 +1,7 @@
 //! Data that arrived out of order, until the gap before it is filled.
 
 use super::{RangeSet, RecvBuffer, Storage};
+use crate::cold::Idle;
 use crate::seq::{Offset, OffsetRange};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ pub enum Inserted {
 ///
 /// While it is not empty, let in-order segments pass through it too ([`Assembler::insert`] and then
 /// [`Assembler::take_ready`]): else their bytes would win over those that came before them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Assembler {
     /// The bytes: disjoint pieces; a range may consist of many.
     pieces: BTreeMap<Offset, Storage>,
@@ -43,10 +44,27 @@ pub struct Assembler {
     charged: usize,
 }
 
+impl Idle for Assembler {
+    const BEGIN: Self = Assembler::new();
+    const IDLE: &'static Self = &Assembler::new();
+}
+
+impl Default for Assembler {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Assembler {
     /// An empty queue without memory.
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Assembler {
+            pieces: BTreeMap::new(),
+            ranges: RangeSet::new(),
+            recent: Recent { starts: [Offset(0); RECENT], len: 0 },
+            fin_at: None,
+            charged: 0,
+        }
     }
 
     /// Whether nothing is out of order.
@@ -146,11 +164,6 @@ impl Assembler {
         first.chain(self.ranges.iter().filter(|range| !recent.contains(&range.start)))
     }
 
-    /// Throws everything away.
-    pub fn clear(&mut self) {
-        *self = Self::new();
-    }
-
     /// The part of a segment that does not contradict what is known about the end of the stream: nothing
     /// lies behind a FIN, and what arrived first holds. `None` if all of it does.
     fn before_fin<'a>(&self, at: Offset, data: &'a [u8], fin: bool) -> Option<(&'a [u8], bool)> {
@@ -227,7 +240,7 @@ fn piece_size(len: usize, before: Option<&Storage>) -> usize {
 }
 
 /// A short list of starts of ranges, without duplicates, the most recent one first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Recent {
     starts: [Offset; RECENT],
     len: usize,

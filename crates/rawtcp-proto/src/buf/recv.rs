@@ -12,7 +12,7 @@ const NEXT_CHUNK: usize = 16 * 1024;
 /// The largest chunk, for large payloads that could not be referenced.
 const MAX_CHUNK: usize = 64 * 1024;
 /// The list of chunks keeps its memory while the buffer is empty if it has room for no more than these.
-const FEW_CHUNKS: usize = 4;
+const FEW_CHUNKS: usize = 1;
 
 /// The receive queue. Its bound is the window that the connection offers.
 #[derive(Debug)]
@@ -126,6 +126,7 @@ impl RecvBuffer {
         self.len -= n;
         if n == bytes.len() {
             self.charged -= pinned;
+            self.rest();
             return Some(bytes);
         }
         let taken = bytes.split_to(n);
@@ -160,6 +161,11 @@ impl RecvBuffer {
         self.consumed = 0;
         self.charged -= chunk.charge();
         self.retire(chunk);
+        self.rest();
+    }
+
+    /// With nothing in it, gives back the memory that much took.
+    fn rest(&mut self) {
         if self.chunks.is_empty() && self.chunks.capacity() > FEW_CHUNKS {
             self.chunks = VecDeque::new();
         }
@@ -174,6 +180,10 @@ impl RecvBuffer {
     fn push(&mut self, storage: Storage) {
         self.len += storage.len();
         self.charged += storage.charge();
+        if self.chunks.capacity() == 0 {
+            // Who is read at once needs one.
+            self.chunks.reserve_exact(1);
+        }
         self.chunks.push_back(storage);
     }
 

@@ -14,7 +14,7 @@ const NEXT_CHUNK: usize = 64 * 1024;
 /// hold a few bytes only, and there may be one per payload.
 const WEDGE_CHUNK: usize = 4 * 1024;
 /// The list of chunks keeps its memory while the buffer is empty if it has room for no more than these.
-const FEW_CHUNKS: usize = 4;
+const FEW_CHUNKS: usize = 1;
 
 /// The send queue: every byte from the first unacknowledged one to the last written one.
 #[derive(Debug)]
@@ -157,6 +157,10 @@ impl SendBuffer {
 
     fn push(&mut self, storage: Storage) {
         self.charged += storage.charge();
+        if self.chunks.capacity() == 0 {
+            // Who has little to say needs one.
+            self.chunks.reserve_exact(1);
+        }
         self.chunks.push_back(Chunk { start: self.end, storage });
     }
 

@@ -104,7 +104,7 @@ pub struct Cubic {
     /// The stage of congestion avoidance, if one has begun since the last reduction.
     epoch: Option<Epoch>,
     hystart: HyStart,
-    before: Option<Before>,
+    before: Option<Box<Before>>,
     /// The timer has expired and nothing was delivered since.
     timed_out: bool,
     /// Neither growth nor reduction so far: the window still is the initial one.
@@ -151,14 +151,14 @@ impl Cubic {
     }
 
     fn reduce_to(&mut self, cwnd: u64, ssthresh: u64) {
-        self.before = Some(Before {
+        self.before = Some(Box::new(Before {
             window: self.window,
             ssthresh: self.ssthresh,
             cwnd_prior: self.cwnd_prior,
             w_max: self.w_max,
             flat: self.flat,
             epoch: self.epoch.take(),
-        });
+        }));
         self.cwnd_prior = self.cwnd();
         self.ssthresh = ssthresh.clamp(2 * self.mss, MAX_CWND);
         self.set_window(fixed(cwnd));

@@ -61,21 +61,23 @@ impl Connection {
     /// [`recv_buffer_on_request`](crate::ConnConfig::recv_buffer_on_request) has the caller decide. Ask after
     /// reads; answer with [`grant_recv_buffer`](Self::grant_recv_buffer) whenever there is something to give.
     pub fn wants_recv_buffer(&self) -> Option<usize> {
-        self.demand.wanted.filter(|&wanted| wanted > self.config.recv_buffer)
+        self.demand.wanted.filter(|&wanted| wanted > self.recv_buffer)
     }
 
     /// The receive buffer is `bytes` large from now on, at most
     /// [`recv_buffer_max`](crate::ConnConfig::recv_buffer_max). May be less than before: what was offered to
     /// the peer is not taken back. Unlike [`set_recv_buffer`](Self::set_recv_buffer), it goes on growing.
     pub fn grant_recv_buffer(&mut self, bytes: usize) {
-        let most = self.config.recv_buffer_max.max(self.config.recv_buffer);
-        self.config.recv_buffer_max = most;
+        let most = self.config.recv_buffer_max.max(self.recv_buffer);
+        if most != self.config.recv_buffer_max {
+            self.settings().recv_buffer_max = most;
+        }
         self.resize_recv_buffer(bytes.min(most));
     }
 
     pub(super) fn resize_recv_buffer(&mut self, bytes: usize) {
         self.demand.wanted = None;
-        self.config.recv_buffer = bytes;
+        self.recv_buffer = bytes;
         if self.state.is_synchronized() && self.window_update_due() {
             self.ack.now();
         }
@@ -111,7 +113,7 @@ impl Connection {
 
     /// The application has read: once in a round trip, looks whether it keeps up with more than it is offered.
     pub(super) fn tune_recv_buffer(&mut self, now: Instant) {
-        if self.config.recv_buffer_max <= self.config.recv_buffer {
+        if self.config.recv_buffer_max <= self.recv_buffer {
             return;
         }
         let Some(rtt) = self.demand.rtt.or(self.rtt.srtt()) else { return };
@@ -132,7 +134,7 @@ impl Connection {
         let window = 2 * copied + 16 * u64::from(self.rcv.adv_mss);
         let window = u128::from(window) + 2 * u128::from(window) * u128::from(copied - most) / u128::from(most.max(1));
         let target = usize::try_from(window).unwrap_or(usize::MAX).min(self.config.recv_buffer_max);
-        if target <= self.config.recv_buffer {
+        if target <= self.recv_buffer {
             return;
         }
         match self.config.recv_buffer_on_request {
@@ -146,7 +148,6 @@ impl Connection {
         let wanted = usize::try_from(self.cc.cwnd().saturating_mul(2)).unwrap_or(usize::MAX);
         let wanted = wanted.min(self.config.send_buffer_max);
         if wanted > self.send_buf.capacity() {
-            self.config.send_buffer = wanted;
             self.send_buf.set_capacity(wanted);
         }
     }

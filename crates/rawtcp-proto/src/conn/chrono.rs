@@ -22,20 +22,21 @@ pub(super) enum Limit {
 pub(super) struct Chrono {
     limit: Limit,
     since: Instant,
-    totals: [Duration; 4],
+    /// Nanoseconds.
+    totals: [u64; 4],
 }
 
 impl Chrono {
     fn set(&mut self, now: Instant, limit: Limit) {
         if self.limit != limit {
-            self.totals[self.limit as usize] += now.since(self.since);
+            self.totals[self.limit as usize] += (now - self.since).as_nanos() as u64;
             (self.limit, self.since) = (limit, now);
         }
     }
 
     fn total(&self, now: Instant, limit: Limit) -> Duration {
         let running = if self.limit == limit { now.since(self.since) } else { Duration::ZERO };
-        self.totals[limit as usize] + running
+        Duration::from_nanos(self.totals[limit as usize]) + running
     }
 
     /// Busy in any way, limited by the peer's window, by the send buffer.

@@ -9,6 +9,7 @@ use crate::cc::Congestion;
 use crate::config::EcnMode;
 use crate::seq::Offset;
 use crate::time::Instant;
+use crate::trace::WindowReason;
 use crate::wire::{Ecn as Codepoint, Flags, Segment};
 
 /// ACKs that leave at once after the first mark, as on Linux: a sender that reduces may have little in flight.
@@ -149,6 +150,7 @@ impl Connection {
             // As Linux: only once the CWR behind `high` must have arrived, or its mark would count twice.
             self.ecn.reducing = None;
             self.cc.on_recovery_exit(now);
+            self.trace_window(WindowReason::RecoveryEnd);
         }
         let echo = segment.header.flags.contains(Flags::ECE) && !segment.header.flags.contains(Flags::SYN);
         if !echo || !self.ecn.capable {
@@ -164,6 +166,7 @@ impl Connection {
     fn reduce_for_mark(&mut self, now: Instant) {
         let sample = self.congestion_sample(now);
         self.cc.on_congestion(Congestion::Ecn, &sample);
+        self.trace_window(WindowReason::Mark);
         self.ecn.on_reduction();
         self.ecn.reducing = Some(self.snd.nxt);
         // An older episode can not be undone any more: this reduction is the last.

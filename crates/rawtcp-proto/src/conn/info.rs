@@ -3,7 +3,6 @@
 use super::loss::Phase;
 use super::{Connection, Timer};
 use crate::info::{CaState, TcpInfo};
-use crate::recovery::rate::RateSample;
 use crate::time::Instant;
 
 impl Connection {
@@ -34,7 +33,7 @@ impl Connection {
 
     /// The snapshot of Linux's TCP_INFO at present.
     pub fn info_at(&self, now: Instant) -> TcpInfo {
-        let rate = self.recovery.rate.last();
+        let (delivery_rate, delivery_rate_app_limited) = self.recovery.rate.last();
         let (busy_time, rwnd_limited, sndbuf_limited) = self.chrono.totals(now);
         // The persist timer counts its probes in the same place.
         let doubled = if self.timers.is_set(Timer::Persist) { 0 } else { self.recovery.backoff };
@@ -77,8 +76,8 @@ impl Connection {
             rcv_space: self.demand.most(),
             pacing_rate: self.pacing_rate().or_else(|| self.rate_of_window()).unwrap_or(u64::MAX),
             max_pacing_rate: self.config.max_pacing_rate.unwrap_or(u64::MAX),
-            delivery_rate: rate.map_or(0, RateSample::bytes_per_second),
-            delivery_rate_app_limited: rate.is_some_and(|rate| rate.app_limited),
+            delivery_rate,
+            delivery_rate_app_limited,
             bytes_acked: counters.bytes_acked,
             bytes_received: counters.bytes_received,
             bytes_sent: counters.bytes_sent,

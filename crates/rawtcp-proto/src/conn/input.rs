@@ -12,6 +12,7 @@ use super::{Connection, Events, State};
 use crate::error::DropReason;
 use crate::seq::Offset;
 use crate::time::Instant;
+use crate::trace::{StateReason, WindowReason};
 use crate::wire::Segment;
 
 impl Connection {
@@ -25,11 +26,13 @@ impl Connection {
         if !segment.payload.is_empty() {
             self.counters.data_segs_in += segments;
         }
-        match self.state {
+        self.trace_now(now);
+        let result = match self.state {
             State::Closed | State::TimeWait => Err(DropReason::Closed),
             State::SynSent => self.on_segment_in_syn_sent(now, segment),
             _ => self.on_segment_synchronized(now, segment),
-        }
+        };
+        self.trace_drop(result)
     }
 
     fn on_segment_synchronized(&mut self, now: Instant, segment: &Segment<'_>) -> Result<(), DropReason> {
@@ -42,7 +45,7 @@ impl Connection {
         self.update_ts_recent(now, segment, start);
         self.check_urgent(segment, start); // sixth
         self.receive_text(now, segment, start); // seventh
-        self.receive_fin(now, segment, start); // eighth
+        self.receive_fin(segment, start); // eighth
         Ok(())
     }
 
@@ -62,19 +65,20 @@ impl Connection {
 
     /// Leaves a state where the handshake was not complete.
     fn establish(&mut self, now: Instant) {
-        self.transition(State::Established);
+        self.transition(State::Established, StateReason::SynAcked);
         self.events.insert(Events::CONNECTED | Events::WRITABLE);
         self.start_mtu_search();
-        self.cc = self.config.congestion.build(self.send_mss(), self.config.initial_window);
+        self.cc = self.initial_control(self.counters.total_retrans);
         self.recovery.restart_validation(now);
         if self.counters.timeouts > 0 {
             self.rtt.on_syn_timeout(); // RFC 6298 §5.7
             self.recovery.backoff = 0;
         }
+        self.trace_window(WindowReason::Start);
         self.start_keepalive(now);
         // A close that was called before the handshake ended (RFC 9293 §3.10.4).
         if self.snd.fin.is_some() {
-            self.transition(State::FinWait1);
+            self.transition(State::FinWait1, StateReason::LocalClose);
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::recovery::rate::{RateEstimator, RateSample};
 use crate::recovery::sent::{AckOutcome, LostSegment, RackView};
 use crate::seq::Offset;
 use crate::time::{Duration, Instant};
+use crate::trace::{LossReason, WindowReason};
 use crate::wire::{Flags, Segment};
 
 /// Duplicate ACKs that stand for a loss where SACK is off (RFC 5681 §3.2).
@@ -140,7 +141,9 @@ impl Connection {
             self.counters.bytes_acked += ack.since(self.snd.una);
             self.snd.una = ack;
             self.send_buf.release_to(ack.min(self.send_buf.end()));
-            self.urgent.on_acked(ack);
+            if let Some(urgent) = self.urgent.touched() {
+                urgent.on_acked(ack);
+            }
             self.note_mtu_ack();
         }
         self.sample_rtt(now, segment, &outcome, head_sent_at);
@@ -207,6 +210,7 @@ impl Connection {
         if let Some(rtt) = sample {
             self.rtt.on_sample(rtt, now);
             self.recovery.backoff = 0;
+            self.trace_rtt();
         }
     }
 
@@ -313,7 +317,9 @@ impl Connection {
                 Some(at) => self.timers.set(Timer::Reorder, at),
                 None => self.timers.clear(Timer::Reorder),
             }
-            if detected.lost > 0 && !self.is_only_probe_lost(detected.lost) {
+            let only_probe = self.is_only_probe_lost(detected.lost);
+            self.tell_lost(detected.lost, if only_probe { LossReason::MtuProbe } else { LossReason::Rack });
+            if detected.lost > 0 && !only_probe {
                 self.note_lost(now, detected.lost, detected.newest);
                 self.enter_recovery(now);
             }
@@ -322,12 +328,14 @@ impl Connection {
         match self.recovery.phase {
             Phase::Open if self.recovery.dup_acks >= DUP_THRESH => {
                 let lost = self.sent.mark_first_lost();
+                self.tell_lost(lost, LossReason::DuplicateAcks);
                 self.note_lost(now, lost, None);
                 self.enter_recovery(now);
             }
             // RFC 6582 §3.2 step 3: a partial ACK means the next segment is lost too.
             Phase::Recovery { high } if advanced && self.snd.una < high => {
                 let lost = self.sent.mark_first_lost();
+                self.tell_lost(lost, LossReason::PartialAck);
                 self.note_lost(now, lost, None);
             }
             _ => {}
@@ -363,6 +371,7 @@ impl Connection {
         if !self.ecn.is_reducing() {
             let sample = self.congestion_sample(now);
             self.cc.on_congestion(Congestion::Loss, &sample);
+            self.trace_window(WindowReason::Loss);
             self.recovery.begin_rate_reduction(self.sent.outstanding());
         }
         self.recovery.prr.opens = true;
@@ -404,6 +413,7 @@ impl Connection {
             return false;
         }
         self.cc.on_recovery_exit(now);
+        self.trace_window(WindowReason::RecoveryEnd);
         self.recovery.reordering.on_recovery_exit();
         self.end_episode(now);
         true
@@ -442,6 +452,7 @@ impl Connection {
             let sample = self.congestion_sample(now);
             self.cc.on_congestion(Congestion::Loss, &sample);
             self.cc.on_recovery_exit(now);
+            self.trace_window(WindowReason::Loss);
             self.ecn.on_reduction();
             self.recovery.tlp_reduced = true;
         }
@@ -478,6 +489,7 @@ impl Connection {
         let by_application = self.recovery.phase == Phase::Open && !self.write_blocked;
         if by_application && self.config.cwnd_validation == CwndValidation::Decay {
             self.cc.on_underuse(now, used);
+            self.trace_window(WindowReason::Idle);
         }
     }
 
@@ -530,6 +542,7 @@ impl Connection {
             rate,
             round_start: self.recovery.rate.is_round_start(),
         });
+        self.trace_window(WindowReason::Ack);
     }
 
     /// The retransmission timer fired (RFC 6298 §5.4–5.7).
@@ -546,11 +559,14 @@ impl Connection {
         let may_be_spurious = self.recovery.phase == Phase::Open || self.recovery.retries > 1;
         self.recovery.frto_holds = false;
         let sample = self.congestion_sample(now);
-        self.recovery.rate.on_lost(self.sent.mark_all_lost());
+        let lost = self.sent.mark_all_lost();
+        self.recovery.rate.on_lost(lost);
+        self.tell_lost(lost, LossReason::Timeout);
         if self.snd.una > Offset(0) {
             // A lost SYN says nothing of the window, but for RFC 5681's one segment after it.
             // RFC 5681 §3.1: the controller holds ssthresh for a segment that was sent again before.
             self.cc.on_rto(&sample);
+            self.trace_window(WindowReason::Timeout);
             self.ecn.on_reduction();
             if first_of_episode {
                 self.begin_episode(true);

@@ -19,6 +19,7 @@ mod space;
 mod state;
 mod timeouts;
 mod timers;
+mod tracing;
 mod undo;
 mod urgent;
 mod user;
@@ -46,6 +47,7 @@ use crate::buf::assembler::Assembler;
 use crate::buf::recv::RecvBuffer;
 use crate::buf::send::{SendBuffer, Slices};
 use crate::cc::CongestionControl;
+use crate::cold::Cold;
 use crate::config::{ConnConfig, MIN_MSS, ip_header_len};
 use crate::error::CloseReason;
 use crate::recovery::rtt::RttEstimator;
@@ -53,9 +55,11 @@ use crate::recovery::sent::SentQueue;
 use crate::seq::{Offset, SeqNum, WindowScale};
 use crate::stack::{HalfOpen, TimeWait};
 use crate::time::{Duration, Instant};
+use crate::trace::{StateReason, Trace, WindowReason};
 use crate::wire::FourTuple;
 
 use core::fmt;
+use std::sync::Arc;
 
 /// What the connection knows of its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,15 +200,21 @@ struct Counters {
 pub struct Connection {
     tuple: FourTuple,
     state: State,
-    config: ConnConfig,
+    /// Those of others, too, until one of them is changed for this connection alone.
+    config: Arc<ConnConfig>,
+    /// What the application or the path have made of the setting.
+    recv_buffer: usize,
+    nodelay: bool,
     path: Path,
-    pmtu: Pmtu,
+    pmtu: Cold<Pmtu>,
+    /// What the first hop carries, in bytes of IP packet.
+    first_hop_mtu: u32,
     negotiated: Negotiated,
     snd: SendSpace,
     rcv: RecvSpace,
     send_buf: SendBuffer,
     recv_buf: RecvBuffer,
-    assembler: Assembler,
+    assembler: Cold<Assembler>,
     sent: SentQueue,
     rtt: RttEstimator,
     cc: Box<dyn CongestionControl>,
@@ -212,7 +222,7 @@ pub struct Connection {
     pacer: Pacer,
     ack: AckPolicy,
     ecn: EcnState,
-    urgent: Urgent,
+    urgent: Cold<Urgent>,
     cork: Cork,
     demand: Demand,
     timers: Timers,
@@ -239,6 +249,7 @@ pub struct Connection {
     chrono: Chrono,
     ip_id: u16,
     counters: Counters,
+    trace: Option<Box<Trace>>,
 }
 
 impl Connection {
@@ -246,7 +257,7 @@ impl Connection {
     /// (RFC 9293 §3.10.1).
     pub fn connect(
         now: Instant,
-        config: &ConnConfig,
+        config: &Arc<ConnConfig>,
         tuple: FourTuple,
         iss: SeqNum,
         ts_offset: u32,
@@ -254,12 +265,14 @@ impl Connection {
     ) -> Self {
         let mut conn = Self::blank(now, config, tuple, iss, ts_offset, path);
         conn.state = State::SynSent;
+        conn.start_trace(now);
+        conn.trace_state(State::Closed, State::SynSent, StateReason::ActiveOpen);
         conn
     }
 
     /// A passive open whose handshake is complete: ESTABLISHED from a half-open record. The segment
     /// that completed it is given to [`on_segment`](Self::on_segment) next.
-    pub fn accept(now: Instant, config: &ConnConfig, tuple: FourTuple, half: &HalfOpen) -> Self {
+    pub fn accept(now: Instant, config: &Arc<ConnConfig>, tuple: FourTuple, half: &HalfOpen) -> Self {
         let mut conn = Self::blank(now, config, tuple, half.iss, half.ts_offset, Path { mtu: half.mtu });
         conn.state = State::Established;
         conn.negotiated = Negotiated {
@@ -282,27 +295,40 @@ impl Connection {
             conn.rtt.on_syn_timeout(); // RFC 6298 §5.7
         }
         conn.start_mtu_search();
-        conn.cc = conn.config.congestion.build(conn.send_mss(), conn.config.initial_window);
+        conn.cc = conn.initial_control(half.retransmits.into());
         conn.recovery.restart_validation(now);
         conn.events.insert(Events::CONNECTED | Events::STATE);
         conn.start_keepalive(now);
+        conn.start_trace(now);
+        conn.trace_state(State::SynReceived, State::Established, StateReason::PassiveOpen);
+        conn.trace_window(WindowReason::Start);
         conn
     }
 
-    fn blank(now: Instant, config: &ConnConfig, tuple: FourTuple, iss: SeqNum, ts_offset: u32, path: Path) -> Self {
+    fn blank(
+        now: Instant,
+        config: &Arc<ConnConfig>,
+        tuple: FourTuple,
+        iss: SeqNum,
+        ts_offset: u32,
+        path: Path,
+    ) -> Self {
         let config = config.clone();
         let mss = u32::from(config.mss_for(path.mtu, tuple.is_v6()));
         Connection {
             tuple,
             state: State::Closed,
-            pmtu: Pmtu::new(path.mtu),
+            recv_buffer: config.recv_buffer,
+            nodelay: config.nodelay,
+            pmtu: Cold::new(),
+            first_hop_mtu: path.mtu,
             path,
             negotiated: Negotiated { timestamps: config.timestamps, sack: config.sack, scales: None },
             snd: SendSpace::new(iss, ts_offset, default_mss(tuple.is_v6())),
             rcv: RecvSpace::new(mss, config.scale_to_offer()),
             send_buf: SendBuffer::new(config.send_buffer.max(1), config.pool.clone()),
             recv_buf: RecvBuffer::new(config.pool.clone()),
-            assembler: Assembler::new(),
+            assembler: Cold::new(),
             sent: SentQueue::new(Offset(0)),
             rtt: RttEstimator::new(config.rto_initial, config.rto_min, config.rto_max),
             cc: config.congestion.build(mss, config.initial_window),
@@ -310,7 +336,7 @@ impl Connection {
             pacer: Pacer::default(),
             ack: AckPolicy::new(config.quick_acks),
             ecn: EcnState::default(),
-            urgent: Urgent::default(),
+            urgent: Cold::new(),
             cork: Cork::default(),
             demand: Demand::new(now),
             timers: Timers::default(),
@@ -329,8 +355,16 @@ impl Connection {
             chrono: Chrono::default(),
             ip_id: iss.0 as u16,
             counters: Counters::default(),
+            trace: None,
             config,
         }
+    }
+
+    /// The congestion control of a connection whose SYN or SYN-ACK was sent again so many times. RFC 6928 §2: more
+    /// than once, and it begins with one segment; the first may be the fault of a long path (RFC 6298).
+    fn initial_control(&self, lost_syns: u64) -> Box<dyn CongestionControl> {
+        let segments = if lost_syns > 1 { 1 } else { self.config.initial_window };
+        self.config.congestion.build(self.send_mss(), segments)
     }
 
     /// The two ends.
@@ -348,9 +382,24 @@ impl Connection {
         self.path.mtu
     }
 
-    /// The settings in force.
+    /// The settings. [`nodelay`](Self::nodelay) and the sizes of buffers are what they were at first.
     pub fn config(&self) -> &ConnConfig {
         &self.config
+    }
+
+    /// To change a setting of this connection alone.
+    fn settings(&mut self) -> &mut ConnConfig {
+        Arc::make_mut(&mut self.config)
+    }
+
+    /// The receive buffer, in bytes: the largest window offered.
+    pub fn recv_buffer(&self) -> usize {
+        self.recv_buffer
+    }
+
+    /// The send buffer, in bytes.
+    pub fn send_buffer(&self) -> usize {
+        self.send_buf.capacity()
     }
 
     /// Whether nothing more will arrive or leave: the connection can be taken out of the table.
@@ -429,9 +478,10 @@ impl Connection {
     }
 
     /// Moves to another state; ends everything that goes with being open when that is CLOSED.
-    fn transition(&mut self, next: State) {
+    fn transition(&mut self, next: State, why: StateReason) {
         debug_assert!(self.state.may_become(next), "{} -> {}", self.state.name(), next.name());
-        self.state = next;
+        let from = core::mem::replace(&mut self.state, next);
+        self.trace_state(from, next, why);
         self.events.insert(Events::STATE);
         match next {
             State::TimeWait => {
@@ -458,9 +508,9 @@ impl Connection {
             self.events.insert(Events::ERROR);
         }
         self.send_buf.clear();
-        self.assembler.clear();
+        self.assembler.reset();
         self.sent.clear();
-        self.transition(State::Closed);
+        self.transition(State::Closed, StateReason::Ended(reason));
     }
 
     /// The largest payload of one segment before options are taken off: what the peer takes and the

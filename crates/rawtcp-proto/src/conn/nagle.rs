@@ -43,7 +43,7 @@ impl Connection {
             }
             // As Linux: urgent data waits for nothing.
             let urgent = self.urgent.is_sending();
-            return self.config.nodelay || fin || urgent || self.snd.small_until <= self.snd.una;
+            return self.nodelay || fin || urgent || self.snd.small_until <= self.snd.una;
         }
         // The window cuts the segment: worth it from half the largest window seen.
         len * 2 >= self.snd.max_wnd

@@ -4,6 +4,7 @@ use super::{Connection, State};
 use crate::config::CwndValidation;
 use crate::seq::{Offset, OffsetRange, SeqNum, WireWindow};
 use crate::time::{Duration, Instant};
+use crate::trace::WindowReason;
 use crate::wire::{Flags, Options, SackBlocks, TcpHeader, Timestamps};
 
 /// What the device takes in one piece.
@@ -68,6 +69,15 @@ const NO_PAYLOAD: OffsetRange = Offset(1)..Offset(1);
 impl Connection {
     /// The next segment to send. Call until it answers `None`, then look at events and timers.
     pub fn poll_transmit(&mut self, now: Instant, limits: &TxLimits) -> Option<Transmit> {
+        self.trace_now(now);
+        let transmit = self.decide(now, limits);
+        if transmit.is_none() {
+            self.trace_changes();
+        }
+        transmit
+    }
+
+    fn decide(&mut self, now: Instant, limits: &TxLimits) -> Option<Transmit> {
         if let Some(seq) = self.pending.refuse.take() {
             return Some(self.bare_reset(seq));
         }
@@ -109,6 +119,7 @@ impl Connection {
             self.arm_rto(now);
         } else if again {
             self.sent.on_retransmit(Offset(0)..Offset(1), now, snapshot);
+            self.trace_retransmit(&(Offset(0)..Offset(1)), false);
             self.counters.total_retrans += 1;
         }
         let answers = self.state == State::SynReceived;
@@ -167,6 +178,7 @@ impl Connection {
         kind: TransmitKind,
     ) -> Transmit {
         let len = range.end.since(range.start);
+        self.trace_retransmit(&range, kind == TransmitKind::Probe);
         self.note_mtu_retransmit(now, &range);
         if kind == TransmitKind::Retransmit {
             self.note_retransmit(self.ts_now(now), range.clone());
@@ -344,6 +356,7 @@ impl Connection {
             CwndValidation::Restart => self.cc.on_idle(now, Duration::MAX, rto),
             CwndValidation::Keep => {}
         }
+        self.trace_window(WindowReason::Idle);
         self.recovery.restart_validation(now);
     }
 

@@ -8,9 +8,11 @@
 
 use super::loss::Phase;
 use super::{Connection, Path, TIMESTAMP_LEN, Transmit, TransmitKind};
+use crate::cold::Idle;
 use crate::config::{MIN_MSS, MtuProbing, ip_header_len};
 use crate::seq::OffsetRange;
 use crate::time::Instant;
+use crate::trace::{LossReason, MtuReason, WindowReason};
 use crate::wire::Options;
 
 /// The smallest path MTU believed, so that a forged message can not shrink segments to nothing: Linux's
@@ -38,8 +40,6 @@ const FOLLOWERS: u64 = 3;
 /// What is known of sizes above [`Path::mtu`].
 #[derive(Debug)]
 pub(super) struct Pmtu {
-    /// What the first hop carries.
-    first_hop: u32,
     search: Option<Search>,
     probe: Option<Probe>,
     /// When a larger one is tried again, after one that was made smaller (RFC 1191 §6.3, RFC 8201 §4).
@@ -62,9 +62,14 @@ struct Probe {
     mtu: u32,
 }
 
+impl Idle for Pmtu {
+    const BEGIN: Self = Pmtu::new();
+    const IDLE: &'static Self = &Pmtu::new();
+}
+
 impl Pmtu {
-    pub(super) fn new(first_hop: u32) -> Self {
-        Pmtu { first_hop, search: None, probe: None, raise_at: None }
+    pub(super) const fn new() -> Self {
+        Pmtu { search: None, probe: None, raise_at: None }
     }
 
     /// Something could be looked for.
@@ -92,7 +97,7 @@ impl Connection {
     fn mtu_limit(&self) -> u32 {
         let max = self.config.max_mss.map_or(u32::MAX, |max| u32::from(max.max(MIN_MSS)));
         let mss = u32::from(self.snd.peer_mss).min(max);
-        self.pmtu.first_hop.min(mss.saturating_add(self.mtu_overhead()))
+        self.first_hop_mtu.min(mss.saturating_add(self.mtu_overhead()))
     }
 
     /// Headers without options.
@@ -120,22 +125,25 @@ impl Connection {
             }
             return;
         }
-        self.pmtu.search = None;
-        self.pmtu.probe = None;
-        self.pmtu.raise_at = Some(now + self.config.mtu_probe_interval);
-        self.set_mtu(mtu);
+        let raise_at = Some(now + self.config.mtu_probe_interval);
+        *self.pmtu.edit() = Pmtu { raise_at, ..Pmtu::new() };
+        self.set_mtu(mtu, MtuReason::Told);
         self.sent.resegment(self.send_mss());
         if self.state.is_synchronized() && self.sent.outstanding() > 0 {
             // Not congestion: the window is left alone (RFC 1191 §6.5).
-            self.sent.mark_all_lost();
+            let lost = self.sent.mark_all_lost();
+            self.recovery.rate.on_lost(lost);
+            self.tell_lost(lost, LossReason::PathMtu);
             self.recovery.backoff = 0;
             self.arm_rto(now);
         }
     }
 
-    fn set_mtu(&mut self, mtu: u32) {
-        self.path = Path { mtu };
+    fn set_mtu(&mut self, mtu: u32, why: MtuReason) {
+        let from = core::mem::replace(&mut self.path, Path { mtu }).mtu;
+        self.trace_mtu(from, mtu, why);
         self.cc.on_mss(self.send_mss());
+        self.trace_window(WindowReason::SegmentSize);
     }
 
     /// The handshake is complete: the peer's MSS is known.
@@ -143,9 +151,10 @@ impl Connection {
         if self.config.mtu_probing == MtuProbing::Always {
             let (base, limit) = (self.base_mtu(), self.mtu_limit());
             if base < limit {
-                self.path = Path { mtu: base };
+                let from = core::mem::replace(&mut self.path, Path { mtu: base }).mtu;
+                self.trace_mtu(from, base, MtuReason::Searching);
                 // What the first hop carries, the path most often carries.
-                self.pmtu.begin(limit, limit);
+                self.pmtu.edit().begin(limit, limit);
             }
         }
     }
@@ -170,9 +179,9 @@ impl Connection {
         }
         // It may have been a silence of the whole path: what was believed before may still be right.
         let high = self.pmtu.search.map_or(self.path.mtu, |search| search.high).min(self.mtu_limit());
-        self.set_mtu(to);
+        self.set_mtu(to, MtuReason::BlackHole);
         self.sent.resegment(self.send_mss());
-        self.pmtu.begin(middle(to, high), high);
+        self.pmtu.edit().begin(middle(to, high), high);
     }
 
     /// RFC 4821 §7.4: a segment larger than those that are known to pass, if there is enough behind it to tell what
@@ -202,36 +211,38 @@ impl Connection {
             return None;
         }
         let range = self.snd.nxt..self.snd.nxt.add(size);
-        self.pmtu.probe = Some(Probe { range, mtu: search.next });
+        self.pmtu.edit().probe = Some(Probe { range, mtu: search.next });
         Some(self.send_new(now, size, *options, size, TransmitKind::Data))
     }
 
     /// After ten minutes what has become smaller may be larger again.
     fn raise_mtu(&mut self) {
-        self.pmtu.raise_at = None;
+        self.pmtu.edit().raise_at = None;
         let limit = self.mtu_limit();
         if limit <= self.path.mtu {
             return;
         }
         match self.config.mtu_probing {
             // Without probes the next ICMP message tells, as on Linux.
-            MtuProbing::Off => self.set_mtu(limit),
-            _ => self.pmtu.begin(limit, limit),
+            MtuProbing::Off => self.set_mtu(limit, MtuReason::Aged),
+            _ => self.pmtu.edit().begin(limit, limit),
         }
     }
 
     fn end_mtu_search(&mut self, now: Instant) {
-        self.pmtu.search = None;
+        self.pmtu.edit().search = None;
         if self.path.mtu + CLOSE_ENOUGH < self.mtu_limit() {
-            self.pmtu.raise_at = Some(now + self.config.mtu_probe_interval);
+            self.pmtu.edit().raise_at = Some(now + self.config.mtu_probe_interval);
         }
     }
 
     /// Something was acknowledged: perhaps the probe.
     pub(super) fn note_mtu_ack(&mut self) {
-        let Some(probe) = self.pmtu.probe.take_if(|probe| probe.range.end <= self.snd.una) else { return };
-        self.set_mtu(probe.mtu);
-        if let Some(search) = &mut self.pmtu.search {
+        let una = self.snd.una;
+        let arrived = |pmtu: &mut Pmtu| pmtu.probe.take_if(|probe| probe.range.end <= una);
+        let Some(probe) = self.pmtu.touched().and_then(arrived) else { return };
+        self.set_mtu(probe.mtu, MtuReason::ProbeArrived);
+        if let Some(search) = &mut self.pmtu.edit().search {
             search.lost = 0;
             search.next = middle(probe.mtu, search.high);
         }
@@ -240,8 +251,9 @@ impl Connection {
     /// A range is sent again. If it holds something of the probe, that has failed.
     pub(super) fn note_mtu_retransmit(&mut self, now: Instant, range: &OffsetRange) {
         let hit = |probe: &mut Probe| range.start < probe.range.end && probe.range.start < range.end;
-        let Some(probe) = self.pmtu.probe.take_if(hit) else { return };
-        let Some(search) = &mut self.pmtu.search else { return };
+        let Some(pmtu) = self.pmtu.touched() else { return };
+        let Some(probe) = pmtu.probe.take_if(hit) else { return };
+        let Some(search) = &mut pmtu.search else { return };
         if search.high < probe.mtu {
             return; // a router has said so already
         }
@@ -253,7 +265,7 @@ impl Connection {
     }
 
     fn narrow_search(&mut self, now: Instant, high: u32, next: u32) {
-        match &mut self.pmtu.search {
+        match &mut self.pmtu.edit().search {
             Some(search) if self.path.mtu < high => *search = Search { high, next, lost: 0 },
             _ => self.end_mtu_search(now),
         }

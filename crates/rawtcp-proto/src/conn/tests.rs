@@ -7,6 +7,7 @@ mod open;
 pub(super) mod pair;
 mod robust;
 mod segments;
+mod trace;
 mod transfer;
 mod undo;
 

@@ -16,7 +16,9 @@ impl Connection {
     /// Acts on every deadline that has passed.
     pub fn on_timeout(&mut self, now: Instant) {
         self.check_app_limited();
+        self.trace_now(now);
         while let Some(timer) = self.timers.take_due(now) {
+            self.trace_expiry(timer);
             match timer {
                 Timer::Rto => self.on_rto_timer(now),
                 Timer::Tlp => self.on_tlp_timer(now),

@@ -2,73 +2,51 @@
 
 use crate::time::Instant;
 
-/// What a deadline is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Timer {
-    /// Retransmission timeout (RFC 6298).
-    Rto,
-    /// Tail loss probe (RFC 8985 §7).
-    Tlp,
-    /// RACK's reordering window (RFC 8985 §6.3).
-    Reorder,
-    /// Zero-window probe, and the override of sender silly-window avoidance (RFC 9293 §3.8.6.1).
-    Persist,
-    /// Delayed ACK (RFC 9293 §3.8.6.3).
-    DelayedAck,
-    /// Keep-alive (RFC 9293 §3.8.4).
-    Keepalive,
-    /// An orphan's stay in FIN-WAIT-2.
-    FinWait2,
-    /// The longest that a cork holds something back.
-    Cork,
-    /// What pacing holds back may leave.
-    Pace,
-}
+pub(crate) use crate::trace::TimerKind as Timer;
 
-impl Timer {
-    pub(crate) const ALL: [Timer; 9] = [
-        Timer::Rto,
-        Timer::Tlp,
-        Timer::Reorder,
-        Timer::Persist,
-        Timer::DelayedAck,
-        Timer::Keepalive,
-        Timer::FinWait2,
-        Timer::Cork,
-        Timer::Pace,
-    ];
-}
+/// The deadline of a timer that is not set.
+const NEVER: Instant = Instant::from_nanos(u64::MAX);
 
-/// A deadline, or none, for each timer.
-#[derive(Debug, Default)]
-pub(crate) struct Timers([Option<Instant>; Timer::ALL.len()]);
+/// A deadline for each timer.
+#[derive(Debug)]
+pub(crate) struct Timers([Instant; Timer::ALL.len()]);
+
+impl Default for Timers {
+    fn default() -> Self {
+        Timers([NEVER; Timer::ALL.len()])
+    }
+}
 
 impl Timers {
     pub(crate) fn set(&mut self, timer: Timer, at: Instant) {
-        self.0[timer as usize] = Some(at);
+        self.0[timer as usize] = at;
     }
 
     pub(crate) fn clear(&mut self, timer: Timer) {
-        self.0[timer as usize] = None;
+        self.0[timer as usize] = NEVER;
     }
 
     pub(crate) fn clear_all(&mut self) {
-        self.0 = Default::default();
+        *self = Self::default();
     }
 
     pub(crate) fn is_set(&self, timer: Timer) -> bool {
-        self.0[timer as usize].is_some()
+        self.0[timer as usize] != NEVER
+    }
+
+    pub(crate) fn all(&self) -> [Option<Instant>; Timer::ALL.len()] {
+        self.0.map(|at| (at != NEVER).then_some(at))
     }
 
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.0.iter().flatten().min().copied()
+        let first = self.0.into_iter().min()?;
+        (first != NEVER).then_some(first)
     }
 
     /// Takes one timer that is due, if any.
     pub(crate) fn take_due(&mut self, now: Instant) -> Option<Timer> {
-        Timer::ALL.into_iter().find(|&t| {
-            let slot = &mut self.0[t as usize];
-            slot.is_some_and(|at| at <= now) && slot.take().is_some()
-        })
+        let timer = Timer::ALL.into_iter().find(|&t| self.0[t as usize] <= now && self.is_set(t))?;
+        self.clear(timer);
+        Some(timer)
     }
 }

@@ -8,6 +8,7 @@ use crate::buf::RangeSet;
 use crate::recovery::sent::AckOutcome;
 use crate::seq::{Offset, OffsetRange};
 use crate::time::Instant;
+use crate::trace::WindowReason;
 use crate::wire::Segment;
 
 /// Recoveries without a D-SACK after which the reordering window shrinks again (RFC 8985 §6.2, step 4).
@@ -140,6 +141,7 @@ impl Connection {
             if core::mem::take(&mut self.recovery.tlp_reduced) {
                 // It was overtaken by what was sent after it: it repaired nothing.
                 self.cc.on_spurious();
+                self.trace_window(WindowReason::Undo);
             }
         } else {
             self.recovery.reordering.on_dsack(self.snd.una, self.snd.nxt);
@@ -172,6 +174,7 @@ impl Connection {
         self.recovery.reordering.seen |= episode.is_some_and(|episode| !episode.timeout);
         self.cc.on_spurious();
         self.ecn.on_undo();
+        self.trace_window(WindowReason::Undo);
         if self.recovery.phase != Phase::Open {
             self.sent.unmark_lost();
             self.end_episode(now);

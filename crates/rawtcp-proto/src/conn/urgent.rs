@@ -5,6 +5,7 @@
 //! without `SO_OOBINLINE` has it: the last urgent byte is taken out of the stream, and read by itself.
 
 use super::{Connection, Events};
+use crate::cold::Idle;
 use crate::error::UserError;
 use crate::seq::{Offset, SeqNum};
 use crate::time::Instant;
@@ -14,7 +15,7 @@ use crate::wire::{Flags, Segment};
 const FARTHEST: u64 = u16::MAX as u64;
 
 /// Both directions' marks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Urgent {
     /// SND.UP, while it is not acknowledged.
     snd: Option<Offset>,
@@ -26,7 +27,16 @@ pub(super) struct Urgent {
     was_read: bool,
 }
 
+impl Idle for Urgent {
+    const BEGIN: Self = Urgent::new();
+    const IDLE: &'static Self = &Urgent::new();
+}
+
 impl Urgent {
+    pub(super) const fn new() -> Self {
+        Urgent { snd: None, rcv: None, taken: None, was_read: false }
+    }
+
     /// The peer is to know of urgent data.
     pub(super) fn is_sending(&self) -> bool {
         self.snd.is_some()
@@ -44,7 +54,7 @@ impl Connection {
     pub fn write_urgent(&mut self, now: Instant, data: &[u8]) -> Result<usize, UserError> {
         let written = self.write(now, data)?;
         if written > 0 {
-            self.urgent.snd = Some(self.send_buf.end());
+            self.urgent.edit().snd = Some(self.send_buf.end());
             // Where nothing can leave, an ACK tells of it (RFC 9293 §3.8.6: URG counts at a window of zero).
             if self.state.is_synchronized() {
                 self.ack.now();
@@ -66,7 +76,7 @@ impl Connection {
     /// [`UserError::WouldBlock`] while it was announced and has not arrived; [`UserError::NoUrgent`] if there is
     /// none, or it was read, or urgent data is in line.
     pub fn read_urgent(&mut self) -> Result<u8, UserError> {
-        if let Some(byte) = self.urgent.taken.take() {
+        if let Some(byte) = self.urgent.touched().and_then(|urgent| urgent.taken.take()) {
             return Ok(byte);
         }
         let Some(ahead) = self.urgent_ahead().filter(|_| !self.config.urgent_inline && !self.urgent.was_read) else {
@@ -77,13 +87,13 @@ impl Connection {
         if self.recv_buf.peek_at(before, &mut byte) == 0 {
             return Err(UserError::WouldBlock);
         }
-        self.urgent.was_read = true;
+        self.urgent.edit().was_read = true;
         Ok(byte[0])
     }
 
     /// Whether urgent data stays in line; see [`urgent_inline`](crate::ConnConfig::urgent_inline).
     pub fn set_urgent_inline(&mut self, inline: bool) {
-        self.config.urgent_inline = inline;
+        self.settings().urgent_inline = inline;
     }
 
     /// Where the application reads next.
@@ -99,9 +109,8 @@ impl Connection {
         }
         let up = start.add(u64::from(segment.header.urgent));
         if up > self.read_at() && self.urgent.rcv.is_none_or(|known| known < up) {
-            self.urgent.rcv = Some(up);
-            self.urgent.was_read = false;
-            self.urgent.taken = None;
+            let urgent = self.urgent.edit();
+            (urgent.rcv, urgent.was_read, urgent.taken) = (Some(up), false, None);
             self.events.insert(Events::URGENT);
         }
     }
@@ -114,8 +123,9 @@ impl Connection {
         }
         let mut byte = [0];
         if self.recv_buf.read(&mut byte) == 1 {
-            self.urgent.taken = (!self.urgent.was_read).then_some(byte[0]);
-            self.urgent.rcv = None;
+            let urgent = self.urgent.edit();
+            urgent.taken = (!urgent.was_read).then_some(byte[0]);
+            urgent.rcv = None;
             return usize::MAX;
         }
         0
@@ -130,7 +140,7 @@ impl Connection {
     /// The application has read: at the mark it goes back to normal mode.
     pub(super) fn pass_urgent(&mut self) {
         if self.urgent.rcv.is_some_and(|up| up <= self.read_at()) {
-            self.urgent.rcv = None;
+            self.urgent.edit().rcv = None;
         }
     }
 

@@ -3,9 +3,9 @@
 use super::{Connection, Events, State};
 use crate::cc::{CongestionControl, Factory};
 use crate::error::{CloseReason, UserError};
-use crate::recovery::rate::RateSample;
 use crate::seq::Offset;
 use crate::time::{Duration, Instant};
+use crate::trace::{StateReason, WindowReason};
 use bytes::Bytes;
 
 impl Connection {
@@ -139,8 +139,8 @@ impl Connection {
         self.snd.fin = Some(self.send_buf.end().max(Offset(1)));
         self.events.insert(Events::WRITE_CLOSED);
         match self.state {
-            State::Established => self.transition(State::FinWait1),
-            State::CloseWait => self.transition(State::LastAck),
+            State::Established => self.transition(State::FinWait1, StateReason::LocalClose),
+            State::CloseWait => self.transition(State::LastAck, StateReason::LocalClose),
             // Queued until the handshake is complete (RFC 9293 §3.10.4).
             _ => {}
         }
@@ -182,7 +182,7 @@ impl Connection {
             self.recv_buf.clear();
         }
         if self.state == State::TimeWait {
-            self.transition(State::Closed);
+            self.transition(State::Closed, StateReason::Ended(reason));
         }
         self.fail(reason);
     }
@@ -210,9 +210,14 @@ impl Connection {
     /// Switches Nagle's rule off or on (RFC 9293 §3.7.4 [MUST-17]). Switching it off lets go at once
     /// what it held back.
     pub fn set_nodelay(&mut self, nodelay: bool) {
-        self.config.nodelay = nodelay;
+        self.nodelay = nodelay;
         // As Linux: a cork does not hold back what is there already.
         self.pending.push |= nodelay && self.cork.on && self.has_unsent();
+    }
+
+    /// Whether Nagle's rule is switched off.
+    pub fn nodelay(&self) -> bool {
+        self.nodelay
     }
 
     /// Sends full segments only, until it is switched off again: what does not fill one waits, but not for more
@@ -229,18 +234,19 @@ impl Connection {
 
     /// The hop limit of what is sent from now on [MUST-49].
     pub fn set_ttl(&mut self, ttl: u8) {
-        self.config.ttl = ttl;
+        if ttl != self.config.ttl {
+            self.settings().ttl = ttl;
+        }
     }
 
     /// The DSCP byte of what is sent from now on [MUST-48, SHLD-21].
     pub fn set_traffic_class(&mut self, traffic_class: u8) {
-        self.config.traffic_class = traffic_class;
+        self.settings().traffic_class = traffic_class;
     }
 
     /// Size of the send buffer, in bytes. From now on it does not grow by itself.
     pub fn set_send_buffer(&mut self, bytes: usize) {
-        self.config.send_buffer = bytes;
-        self.config.send_buffer_max = bytes;
+        self.settings().send_buffer_max = bytes;
         self.send_buf.set_capacity(bytes.max(1));
         self.wake_writer();
     }
@@ -248,9 +254,10 @@ impl Connection {
     /// Size of the receive buffer, in bytes. From now on it does not grow by itself. A window already offered is not taken back, and the
     /// window scale was fixed by the handshake.
     pub fn set_recv_buffer(&mut self, bytes: usize) {
-        self.config.recv_buffer_max = bytes;
+        self.settings().recv_buffer_max = bytes;
         self.resize_recv_buffer(bytes);
         if self.snd.nxt == Offset(0) {
+            self.settings().recv_buffer = bytes;
             self.rcv.scale = self.config.scale_to_offer(); // the SYN has not left yet
         }
     }
@@ -258,13 +265,13 @@ impl Connection {
     /// Time without progress after which the connection is given up [MUST-21]. Counts from the last
     /// progress, so that it may have passed already.
     pub fn set_user_timeout(&mut self, timeout: Option<Duration>) {
-        self.config.user_timeout = timeout;
+        self.settings().user_timeout = timeout;
         self.apply_user_timeout();
     }
 
     /// Switches keep-alive [MUST-24].
     pub fn set_keepalive(&mut self, now: Instant, keepalive: Option<crate::config::Keepalive>) {
-        self.config.keepalive = keepalive;
+        self.settings().keepalive = keepalive;
         self.start_keepalive(now);
     }
 
@@ -272,7 +279,7 @@ impl Connection {
     pub fn set_congestion(&mut self, factory: impl Into<Factory>) {
         let factory = factory.into();
         let next = factory.build(self.send_mss(), self.config.initial_window);
-        self.config.congestion = factory;
+        self.settings().congestion = factory;
         self.set_congestion_control(next);
     }
 
@@ -281,21 +288,22 @@ impl Connection {
     pub fn set_congestion_control(&mut self, mut next: Box<dyn CongestionControl>) {
         let mut carried = self.cc.export();
         carried.min_rtt = carried.min_rtt.or(self.rtt.min_rtt());
-        let rate = self.recovery.rate.last().filter(|rate| !rate.app_limited);
-        carried.bandwidth = carried.bandwidth.or(rate.map(RateSample::bytes_per_second));
+        let (rate, app_limited) = self.recovery.rate.last();
+        carried.bandwidth = carried.bandwidth.or((rate > 0 && !app_limited).then_some(rate));
         next.on_mss(self.send_mss());
         next.import(carried);
         self.cc = next;
+        self.trace_window(WindowReason::Replaced);
     }
 
     /// The rate that data never exceeds, in bytes per second (SO_MAX_PACING_RATE).
     pub fn set_max_pacing_rate(&mut self, most: Option<u64>) {
-        self.config.max_pacing_rate = most;
+        self.settings().max_pacing_rate = most;
     }
 
     /// Paces, or not, where the congestion control does not state a rate itself.
     pub fn set_pacing(&mut self, pacing: bool) {
-        self.config.pacing = pacing;
+        self.settings().pacing = pacing;
     }
 
     /// Acknowledge at once from now on, or go back to delayed ACKs; not sticky, as TCP_QUICKACK.

@@ -10,7 +10,7 @@ const CHUNK_ALLOWANCE: usize = 32 * 1024;
 impl Connection {
     /// The most memory that received data may hold, in order or not.
     pub(super) fn memory_limit(&self) -> usize {
-        self.config.recv_buffer.saturating_mul(2).saturating_add(CHUNK_ALLOWANCE)
+        self.recv_buffer.saturating_mul(2).saturating_add(CHUNK_ALLOWANCE)
     }
 
     fn receive_scale(&self) -> WindowScale {
@@ -19,7 +19,7 @@ impl Connection {
 
     /// The receive buffer in bytes: not less than what the window field can say, or nothing could ever arrive.
     pub(super) fn receive_limit(&self) -> u64 {
-        (self.config.recv_buffer as u64).max(1 << self.receive_scale().shift())
+        (self.recv_buffer as u64).max(1 << self.receive_scale().shift())
     }
 
     /// The window there is room for, in units of the field. What is buffered counts as its bytes, but never
@@ -40,7 +40,7 @@ impl Connection {
 
     /// The window of a SYN: unscaled, so at most 65,535 (RFC 7323 §2.2).
     pub(super) fn syn_window(&self) -> u32 {
-        self.config.recv_buffer.min(usize::from(u16::MAX)) as u32
+        self.recv_buffer.min(usize::from(u16::MAX)) as u32
     }
 
     /// Decides on the window field of the segment that leaves now, and remembers the edge.

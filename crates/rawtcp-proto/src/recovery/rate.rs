@@ -48,7 +48,9 @@ pub struct RateEstimator {
     /// The round trip ends with the acknowledgment of something sent when so much was delivered.
     round_end: u64,
     round_start: bool,
-    last: Option<RateSample>,
+    /// The last rate of delivery, and whether the application limited it.
+    last: u64,
+    last_app_limited: bool,
 }
 
 impl RateEstimator {
@@ -116,9 +118,9 @@ impl RateEstimator {
             lost: self.lost.saturating_sub(sent.lost),
         };
         // As Linux: an application-limited one replaces another only if it is not slower.
-        let known = self.last.map_or(0, |last| last.bytes_per_second());
-        if !sample.app_limited || sample.bytes_per_second() >= known {
-            self.last = Some(sample);
+        let rate = sample.bytes_per_second();
+        if !sample.app_limited || rate >= self.last {
+            (self.last, self.last_app_limited) = (rate, sample.app_limited);
         }
         Some(sample)
     }
@@ -138,9 +140,10 @@ impl RateEstimator {
         self.lost
     }
 
-    /// The last sample that the application did not limit, or the highest that it did.
-    pub fn last(&self) -> Option<&RateSample> {
-        self.last.as_ref()
+    /// The last rate, in bytes per second, that the application did not limit, or the highest that it did; 0 before
+    /// the first. And whether it did.
+    pub fn last(&self) -> (u64, bool) {
+        (self.last, self.last_app_limited)
     }
 }
 

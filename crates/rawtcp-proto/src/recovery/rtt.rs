@@ -13,20 +13,25 @@ const MIN_RTT_WINDOW: Duration = Duration::from_secs(300);
 /// The timeout after a lost SYN on a path without a measurement (RFC 6298 §5.7).
 const AFTER_SYN_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Durations as each connection keeps them: a third of a `Duration` and its tag. Longer ones are this long.
+type Nanos = u64;
+const NONE: Nanos = u64::MAX;
+const LONGEST: Nanos = NONE - 1;
+
+fn nanos(d: Duration) -> Nanos {
+    Nanos::try_from(d.as_nanos()).map_or(LONGEST, |n| n.min(LONGEST))
+}
+
 /// SRTT, RTTVAR, RTO and the windowed minimum of one path. All values are durations.
 #[derive(Clone, Debug)]
 pub struct RttEstimator {
-    smoothed: Option<Smoothed>,
-    min: Option<WindowedMin>,
-    initial_rto: Duration,
-    min_rto: Duration,
-    max_rto: Duration,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Smoothed {
-    srtt: Duration,
-    rttvar: Duration,
+    /// `NONE` before the first sample.
+    srtt: Nanos,
+    rttvar: Nanos,
+    min: WindowedMin,
+    initial_rto: Nanos,
+    min_rto: Nanos,
+    max_rto: Nanos,
 }
 
 impl RttEstimator {
@@ -35,46 +40,42 @@ impl RttEstimator {
     /// `min_rto` bounds the variance term from below, and with it the RTO; `max_rto` bounds the RTO from
     /// above, with backoff and without (RFC 6298 §2.5), and wins if the two contradict.
     pub fn new(initial_rto: Duration, min_rto: Duration, max_rto: Duration) -> Self {
-        RttEstimator { smoothed: None, min: None, initial_rto, min_rto, max_rto }
+        let [initial_rto, min_rto, max_rto] = [initial_rto, min_rto, max_rto].map(nanos);
+        RttEstimator { srtt: NONE, rttvar: 0, min: WindowedMin::default(), initial_rto, min_rto, max_rto }
     }
 
     /// Takes one measurement, made at `now`. The caller keeps Karn's rule: never of a retransmitted
     /// segment, unless timestamps tell which copy was answered (RFC 6298 §3).
     pub fn on_sample(&mut self, rtt: Duration, now: Instant) {
-        match &mut self.min {
-            Some(min) => min.update(rtt, now),
-            None => self.min = Some(WindowedMin::new(rtt, now)),
-        }
-        self.smoothed = Some(match self.smoothed {
+        let rtt = nanos(rtt);
+        self.min.update(rtt, now);
+        (self.srtt, self.rttvar) = match (self.srtt, self.rttvar) {
             // RFC 6298 §2.2: the first measurement.
-            None => Smoothed { srtt: rtt, rttvar: rtt / 2 },
+            (NONE, _) => (rtt, rtt / 2),
             // RFC 6298 §2.3: RTTVAR first, from the old SRTT; beta = 1/4, alpha = 1/8.
-            Some(Smoothed { srtt, rttvar }) => {
-                Smoothed { rttvar: rttvar - rttvar / 4 + srtt.abs_diff(rtt) / 4, srtt: srtt - srtt / 8 + rtt / 8 }
-            }
-        });
+            (srtt, rttvar) => (srtt - srtt / 8 + rtt / 8, rttvar - rttvar / 4 + srtt.abs_diff(rtt) / 4),
+        };
     }
 
     /// The SYN timed out. Without any sample, the RTO is at least 3 s from now on (RFC 6298 §5.7).
     pub fn on_syn_timeout(&mut self) {
-        if self.initial_rto < AFTER_SYN_TIMEOUT {
-            self.initial_rto = AFTER_SYN_TIMEOUT;
-        }
+        self.initial_rto = self.initial_rto.max(nanos(AFTER_SYN_TIMEOUT));
     }
 
     /// The smoothed round-trip time, once there is a sample.
     pub fn srtt(&self) -> Option<Duration> {
-        self.smoothed.map(|s| s.srtt)
+        (self.srtt != NONE).then(|| Duration::from_nanos(self.srtt))
     }
 
     /// The round-trip time variation, once there is a sample.
     pub fn rttvar(&self) -> Option<Duration> {
-        self.smoothed.map(|s| s.rttvar)
+        (self.srtt != NONE).then(|| Duration::from_nanos(self.rttvar))
     }
 
     /// The least sample of the last 300 s before the last sample (RACK.min_RTT, RFC 8985 §6.2, step 1).
     pub fn min_rtt(&self) -> Option<Duration> {
-        self.min.map(|m| m.best[0].rtt)
+        let rtt = self.min.best[0].rtt;
+        (rtt != NONE).then(|| Duration::from_nanos(rtt))
     }
 
     /// The retransmission timeout without backoff.
@@ -83,9 +84,13 @@ impl RttEstimator {
     /// on a long steady path RTTVAR goes to nothing, and a bound on the sum would let the timer run into
     /// every delayed acknowledgment. This replaces the 1 s of §2.4, a SHOULD.
     pub fn rto(&self) -> Duration {
-        let rto = match self.smoothed {
-            None => self.initial_rto,
-            Some(s) => s.srtt.saturating_add(s.rttvar.saturating_mul(4).max(self.min_rto).max(GRANULARITY)),
+        Duration::from_nanos(self.rto_nanos())
+    }
+
+    fn rto_nanos(&self) -> Nanos {
+        let rto = match self.srtt {
+            NONE => self.initial_rto,
+            srtt => srtt.saturating_add(self.rttvar.saturating_mul(4).max(self.min_rto).max(nanos(GRANULARITY))),
         };
         rto.min(self.max_rto)
     }
@@ -94,7 +99,7 @@ impl RttEstimator {
     /// the maximum.
     pub fn rto_backed_off(&self, n: u32) -> Duration {
         // 2^31 times any useful RTO is beyond any useful maximum: a larger shift changes nothing.
-        self.rto().saturating_mul(1 << n.min(31)).min(self.max_rto)
+        Duration::from_nanos(self.rto_nanos().saturating_mul(1 << n.min(31)).min(self.max_rto))
     }
 }
 
@@ -111,16 +116,19 @@ struct WindowedMin {
 
 #[derive(Clone, Copy, Debug)]
 struct Sample {
-    rtt: Duration,
+    rtt: Nanos,
     at: Instant,
 }
 
-impl WindowedMin {
-    fn new(rtt: Duration, at: Instant) -> Self {
-        WindowedMin { best: [Sample { rtt, at }; 3] }
+impl Default for WindowedMin {
+    /// The first sample is less.
+    fn default() -> Self {
+        WindowedMin { best: [Sample { rtt: NONE, at: Instant::ZERO }; 3] }
     }
+}
 
-    fn update(&mut self, rtt: Duration, now: Instant) {
+impl WindowedMin {
+    fn update(&mut self, rtt: Nanos, now: Instant) {
         let new = Sample { rtt, at: now };
         let [first, second, third] = self.best;
         if rtt <= first.rtt || now.since(third.at) > MIN_RTT_WINDOW {
@@ -216,7 +224,7 @@ mod tests {
         e.on_sample(Duration::ZERO, Instant::ZERO);
         assert_eq!(e.rto(), GRANULARITY);
         e.on_sample(Duration::MAX, Instant::ZERO);
-        assert!(e.rto_backed_off(u32::MAX) > Duration::from_secs(1 << 40));
+        assert!(e.rto_backed_off(u32::MAX) > Duration::from_secs(1 << 34));
     }
 
     #[test]

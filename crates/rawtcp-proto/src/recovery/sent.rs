@@ -25,6 +25,7 @@ mod tests;
 
 pub use detect::{Detected, LostSegment, RackView};
 
+use crate::cold::Cold;
 use crate::seq::{Offset, OffsetRange};
 use crate::time::{Duration, Instant};
 use retransmit::{Retransmission, Retransmissions};
@@ -130,6 +131,9 @@ impl AckOutcome {
     }
 }
 
+/// The list of runs keeps its memory while nothing is outstanding if it has room for no more than these.
+const FEW_RUNS: usize = 1;
+
 /// What was sent and is not cumulatively acknowledged. All counts are bytes; SYN and FIN count one each.
 #[derive(Clone, Debug)]
 pub struct SentQueue {
@@ -138,7 +142,7 @@ pub struct SentQueue {
     /// RACK.fack: the highest offset known to have arrived (its end).
     fack: Offset,
     runs: VecDeque<Run>,
-    copies: Retransmissions,
+    copies: Cold<Retransmissions>,
     totals: Totals,
     /// No run before this index has a first transmission in flight.
     fresh: usize,
@@ -159,7 +163,7 @@ impl SentQueue {
             nxt: start,
             fack: start,
             runs: VecDeque::new(),
-            copies: Retransmissions::default(),
+            copies: Cold::new(),
             totals: Totals::default(),
             fresh: 0,
             lost_runs: BTreeSet::new(),
@@ -217,6 +221,10 @@ impl SentQueue {
         let segment = segment.max(1);
         let mut at = self.nxt;
         let in_flight = self.in_flight();
+        if self.runs.capacity() == 0 {
+            // What answers or asks now and then needs no more.
+            self.runs.reserve_exact(1);
+        }
         if let Some(tail) = self.runs.back_mut() {
             let room = u64::from(MAX_SEGMENTS - tail.count()) * u64::from(segment);
             let same = tail.segment == segment && tail.sent_at == now && tail.snapshot == snap;
@@ -247,13 +255,13 @@ impl SentQueue {
         let now = self.stamp(now);
         self.cut(range.start);
         self.cut(range.end);
-        let id = self.copies.next_id();
+        let id = self.copies.edit().next_id();
         let mut live = 0;
         let mut at = self.find(range.start);
         while let Some(run) = self.runs.get(at).filter(|run| run.start < range.end) {
             let map = run.covered(&range, self.una) & !run.sacked;
             for i in each(map & run.retransmitted) {
-                self.copies.release(run.copy(i));
+                self.copies.edit().release(run.copy(i));
             }
             live += map.count_ones();
             self.edit(at, |run| run.retransmit(map, id));
@@ -261,7 +269,7 @@ impl SentQueue {
         }
         if live > 0 {
             let in_flight = self.in_flight();
-            self.copies.push(Retransmission { id, range, sent_at: now, snapshot: snap, in_flight, live });
+            self.copies.edit().push(Retransmission { id, range, sent_at: now, snapshot: snap, in_flight, live });
         }
     }
 
@@ -296,11 +304,25 @@ impl SentQueue {
             self.runs.pop_front();
             self.fresh = self.fresh.saturating_sub(1);
         }
+        if self.runs.is_empty() {
+            self.rest();
+        }
         self.una = una;
         self.fack = self.fack.max(una);
         out.newly_acked = una.since(old);
         out.delivered = out.newly_acked - (sacked - self.totals.sacked);
         out
+    }
+
+    /// Nothing is outstanding: gives back the memory that a busy time needed.
+    fn rest(&mut self) {
+        if self.runs.capacity() > FEW_RUNS {
+            self.runs = VecDeque::new();
+        }
+        if self.copies.touched().is_some() {
+            self.copies.reset();
+            self.lost_runs = BTreeSet::new();
+        }
     }
 
     /// Takes one SACK block of the segment whose cumulative acknowledgment gave `out`.
@@ -335,12 +357,6 @@ impl SentQueue {
         let new = self.totals.sacked - sacked;
         out.newly_sacked += new;
         out.delivered += new;
-    }
-
-    /// Gives back memory that a busy time needed. For a connection that falls idle.
-    pub fn shrink(&mut self) {
-        self.runs.shrink_to_fit();
-        self.copies.queue.shrink_to_fit();
     }
 
     /// Whether the segment at SND.UNA is sacked: a sign of reneging (RFC 2018 §8), because a receiver that
@@ -446,7 +462,7 @@ impl SentQueue {
                 },
                 None => first,
             });
-            self.copies.release(id);
+            self.copies.edit().release(id);
         }
     }
 

@@ -67,7 +67,7 @@ impl Host {
             shared: false,
             max_half_open: backlog.max(128),
             mtu: self.config.mtu,
-            conn: Arc::new(config.clone()),
+            conn: Arc::new(self.traced(config)),
         };
         self.stack.listen(local, handle, config);
         self.listeners.insert(id, Listener { local, v6only: false, queue: Default::default(), queued });
@@ -79,10 +79,11 @@ impl Host {
         self.listeners.get(&listener).map(|l| l.local)
     }
 
-    /// Stops listening. Half-open connections are forgotten, those that nobody accepted are reset.
+    /// Stops listening. Half-open connections and those that nobody accepted are reset.
     pub fn close_listener(&mut self, now: Instant, listener: ListenerId) {
         let Some(gone) = self.listeners.remove(&listener) else { return };
-        self.stack.unlisten(gone.local);
+        let resets = self.stack.unlisten(gone.local);
+        self.replies.extend(resets);
         gone.queue.into_iter().for_each(|id| self.abort(now, id));
     }
 
@@ -163,7 +164,7 @@ impl Host {
         };
         let ts_offset = self.stack.ts_offset(&tuple);
         let path = Path { mtu: self.config.mtu };
-        let id = self.adopt(Connection::connect(now, config, tuple, iss, ts_offset, path));
+        let id = self.adopt(Connection::connect(now, &self.traced(config).into(), tuple, iss, ts_offset, path));
         self.stack.insert(tuple, id);
         self.act(id, |_| ());
         Some(id)

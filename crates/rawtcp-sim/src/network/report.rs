@@ -1,8 +1,10 @@
 //! Pictures and captures for whoever looks for the reason.
 
 use super::{HostId, Network, Socket};
-use crate::svg;
+use crate::pcapng::Pcapng;
+use crate::{qlog, svg};
 use rawtcp_proto::FourTuple;
+use rawtcp_proto::Traced;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,8 +25,17 @@ impl Network {
         svg::time_sequence(&title, records)
     }
 
-    /// Writes the pictures of all connections in the trace, and what was captured of links, into a
-    /// directory below `target/rawtcp-sim`, and says which one.
+    /// What a host has kept of this end's events, oldest first: what it did and why.
+    pub fn events(&self, socket: Socket) -> Vec<Traced> {
+        self.events_of(socket.host, self.tuple(socket))
+    }
+
+    fn events_of(&self, host: HostId, tuple: FourTuple) -> Vec<Traced> {
+        self.host(host).events().filter(|(of, _)| *of == tuple).map(|(_, traced)| traced.clone()).collect()
+    }
+
+    /// Writes the pictures of all connections in the trace, their events as JSON text sequences and as CSV, and the
+    /// packets of links that were captured or are the last, into a directory below `target/rawtcp-sim`, and says which one.
     ///
     /// # Errors
     /// Those of writing files.
@@ -38,17 +49,24 @@ impl Network {
                 continue;
             }
             seen.push(end);
+            let name = format!("host{}-{}", end.0.index(), file_name(&format!("{:?}", end.1)));
             if let Some(picture) = self.draw(end.0, end.1) {
-                let name = format!("host{}-{}", end.0.index(), file_name(&format!("{:?}", end.1)));
-                fs::write(directory.join(name + ".svg"), picture)?;
+                fs::write(directory.join(format!("{name}.svg")), picture)?;
             }
+            let events = self.events_of(end.0, end.1);
+            fs::write(directory.join(format!("{name}.sqlog")), qlog::json_seq(&name, super::START, &events))?;
+            fs::write(directory.join(format!("{name}.csv")), qlog::csv(super::START, &events))?;
         }
         let lines: String = self.trace.iter().map(|record| format!("{record:?}\n")).collect();
         fs::write(directory.join("trace.txt"), lines)?;
         for (i, wire) in self.wires.iter().enumerate() {
-            if let Some(capture) = &wire.capture {
-                fs::write(directory.join(format!("link{i}.pcapng")), capture.as_bytes())?;
-            }
+            let last = || {
+                let mut file = Pcapng::new(&super::PLACES);
+                wire.recent.iter().for_each(|(place, at, packet)| file.packet(*place, *at, packet));
+                file
+            };
+            let file = wire.capture.clone().unwrap_or_else(last);
+            fs::write(directory.join(format!("link{i}.pcapng")), file.as_bytes())?;
         }
         Ok(directory)
     }

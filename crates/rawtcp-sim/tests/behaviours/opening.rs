@@ -231,10 +231,30 @@ fn a_full_backlog_drops_without_harm_to_others() {
     assert_eq!(s.host.accept(listener), Err(Errno::EAGAIN));
 }
 
+/// As on Linux without Fast Open: the text of a SYN is not kept, and not acknowledged, so that it comes again.
+#[test]
+fn text_in_a_syn_is_taken_when_it_comes_again() {
+    for flags in [SYN, SYN | FIN] {
+        let mut s = Script::listening(&plain());
+        s.send_with(flags, ISS, SeqNum(0), peer_options(), b"early");
+        let answer = s.next();
+        assert_eq!((answer.tcp.flags, answer.tcp.ack), (SYN_ACK, ISS.add(1)));
+        s.irs = answer.tcp.seq;
+        s.accept();
+        assert_eq!(s.read(), Err(Errno::EAGAIN));
+        s.data(0, b"early");
+        s.all();
+        assert_eq!(s.read().unwrap(), b"early");
+    }
+}
+
 #[test]
 fn after_the_listener_is_closed_its_half_open_connections_are_reset() {
     let mut s = Script::syn_received(&plain(), peer_options());
     s.host.close_listener(s.now, s.listener.unwrap());
+    // At once: the ACK of our SYN-ACK may be on its way, and its sender believes in a connection.
+    let reset = s.next();
+    assert_eq!((reset.tcp.flags, reset.tcp.seq, reset.tcp.ack), (RST_ACK, s.ack(0), s.seq(0)));
     s.send(ACK, s.seq(0), s.ack(0), b"");
     let answer = s.next();
     assert_eq!((answer.tcp.flags, answer.tcp.seq), (RST, s.ack(0)));

@@ -54,8 +54,13 @@ pub fn peer_options() -> Options {
 
 impl Script {
     fn new() -> Self {
+        Self::closed_with(HostConfig::new([10, 0, 0, 1].into(), 7))
+    }
+
+    /// Nothing listens on this host.
+    pub fn closed_with(host: HostConfig) -> Self {
         Script {
-            host: Host::new(HostConfig::new([10, 0, 0, 1].into(), 7)),
+            host: Host::new(host),
             now: Instant::from_secs(1000),
             local: "10.0.0.1:80".parse().unwrap(),
             peer: "10.0.0.2:4000".parse().unwrap(),
@@ -73,7 +78,17 @@ impl Script {
 
     /// LISTEN.
     pub fn listening(config: &ConnConfig) -> Self {
-        let mut s = Self::new();
+        Self::listening_with(config, HostConfig::new([10, 0, 0, 1].into(), 7))
+    }
+
+    /// LISTEN, on an interface with this MTU.
+    pub fn listening_on_mtu(config: &ConnConfig, mtu: u32) -> Self {
+        Self::listening_with(config, HostConfig::new([10, 0, 0, 1].into(), 7).with_mtu(mtu))
+    }
+
+    /// LISTEN, on this host.
+    pub fn listening_with(config: &ConnConfig, host: HostConfig) -> Self {
+        let mut s = Self::closed_with(host);
         s.listener = Some(s.host.listen(s.local, config).unwrap());
         s
     }

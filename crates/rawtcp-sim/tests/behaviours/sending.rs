@@ -40,6 +40,29 @@ fn the_initial_window_is_ten_segments() {
     assert_eq!(starts(&s, &sent), range(0, 10));
 }
 
+/// RFC 6928 §2: one SYN may be late, two are lost.
+#[test]
+fn after_two_lost_syns_it_is_one_segment() {
+    for (lost, expected) in [(0, 10), (1, 10), (2, 1), (4, 1)] {
+        let mut s = Script::syn_sent(&plain());
+        for _ in 0..lost {
+            assert_eq!(s.next_within(Duration::from_secs(100)).1.tcp.flags, SYN);
+        }
+        s.send_with(SYN_ACK, ISS, s.ack(0), peer_options(), b"");
+        s.all();
+        s.write(&text(30_000)).unwrap();
+        assert_eq!(s.all().len(), expected, "{lost} SYNs lost");
+        // The other side: a SYN-ACK.
+        let mut s = Script::syn_received(&plain(), peer_options());
+        for _ in 0..lost {
+            assert_eq!(s.next_within(Duration::from_secs(100)).1.tcp.flags, SYN_ACK);
+        }
+        s.accept();
+        s.write(&text(30_000)).unwrap();
+        assert_eq!(s.all().len(), expected, "{lost} SYN-ACKs lost");
+    }
+}
+
 #[test]
 fn slow_start_grows_one_segment_per_segment_acknowledged() {
     let mut s = writing(&plain(), 40);

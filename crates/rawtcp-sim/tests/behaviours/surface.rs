@@ -2,6 +2,7 @@
 
 use crate::common::{byte, ms, transfer};
 use crate::script::*;
+use rawtcp_proto::trace::{RecoveryPhase, TraceEvent};
 use rawtcp_proto::{ConnConfig, Duration, Instant, State};
 use rawtcp_sim::{Errno, Host, HostConfig, LinkConfig, Loss, Network, Queue, Shutdown, StripOptions};
 
@@ -82,8 +83,18 @@ fn a_picture_shows_what_happened() {
     assert!(net.info(x).total_retrans > 0 && picture.contains("#d22"), "retransmissions are red");
     assert!(picture.starts_with("<svg") && picture.contains("class=\"ack\"") && picture.contains("class=\"window\""));
     let directory = net.write_report("a_picture_shows_what_happened").unwrap();
-    let written = std::fs::read_dir(&directory).unwrap().count();
-    assert!(written >= 2, "{directory:?}");
+    // Pictures, events and captures, which nobody had asked for.
+    let files: Vec<_> = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let read = |end: &str| {
+        let path = files.iter().find(|path| path.to_string_lossy().ends_with(end));
+        std::fs::read(path.unwrap_or_else(|| panic!("{end} of {files:?}"))).unwrap()
+    };
+    assert!(read(".svg").starts_with(b"<svg"));
+    assert!(String::from_utf8(read(".sqlog")).unwrap().contains("\"trigger\":\"fast_retransmit\""));
+    assert!(String::from_utf8(read(".csv")).unwrap().lines().count() > 100);
+    assert!(read("link0.pcapng").len() > 300_000 && read("link1.pcapng").len() > 1000);
+    let events = net.events(x);
+    assert!(events.iter().any(|t| matches!(t.event, TraceEvent::Recovery { to: RecoveryPhase::Fast, .. })));
 }
 
 #[test]

@@ -14,8 +14,11 @@ pub const fn ms(n: u64) -> Duration {
 pub fn fast_pair(seed: u64, there: LinkConfig, back: LinkConfig) -> (Network, HostId, HostId) {
     let mut net = Network::new(seed);
     net.set_trace(0);
-    let [a, b] = [1u8, 2]
-        .map(|n| net.add(HostConfig::new([10, 0, 0, n].into(), seed.wrapping_add(u64::from(n))).with_checks(false)));
+    let [a, b] = [1u8, 2].map(|n| {
+        net.add(
+            HostConfig::new([10, 0, 0, n].into(), seed.wrapping_add(u64::from(n))).with_checks(false).with_events(0),
+        )
+    });
     net.join(a, b, there, back);
     (net, a, b)
 }

@@ -1,6 +1,7 @@
 //! What a [`TcpStream`] has beyond tokio's surface for urgent data and for holding segments back.
 
 use super::TcpStream;
+use crate::events::Events;
 use crate::readiness::Bits;
 use std::io::{self, IoSlice};
 
@@ -64,6 +65,17 @@ impl TcpStream {
     pub fn set_urgent_inline(&self, inline: bool) -> io::Result<()> {
         self.cell().lock().conn.set_urgent_inline(inline);
         Ok(())
+    }
+}
+
+/// What the connection does.
+impl TcpStream {
+    /// Says from now on what the connection does and why: its changes of state, what it sends again, its congestion
+    /// window, its timers. At most `capacity` events wait to be taken; the oldest go first. One can listen at a time:
+    /// a later call takes the place of an earlier one. The same goes to `tracing`, as events of the level TRACE and the
+    /// target `rawtcp::tcp`, where that is switched on when the connection begins. Not in tokio.
+    pub fn events(&self, capacity: usize) -> Events {
+        Events::listen(self.cell(), capacity)
     }
 }
 

@@ -67,9 +67,16 @@ struct Options {
     device: Option<String>,
     user_timeout: Option<Duration>,
     congestion: Option<Factory>,
+    /// Instead of the stack's settings.
+    config: Option<Arc<ConnConfig>>,
 }
 
 impl Options {
+    /// What the others are applied to.
+    fn base(&self, host: &Host) -> Arc<ConnConfig> {
+        self.config.as_ref().unwrap_or(&host.settings.conn).clone()
+    }
+
     fn apply(&self, conn: &mut ConnConfig, v6: bool) {
         if let Some(keepalive) = self.keepalive {
             conn.keepalive = keepalive;
@@ -144,6 +151,14 @@ impl TcpSocket {
     fn set(&self, change: impl FnOnce(&mut Options)) -> io::Result<()> {
         change(&mut self.lock().options);
         Ok(())
+    }
+
+    /// Every setting of the connection, or of all that the listener accepts, instead of the stack's. What is set one by
+    /// one on this socket takes precedence. Not in tokio.
+    pub fn set_config(&self, config: ConnConfig) {
+        // Buffers grow inside the stack's budget only.
+        let config = ConnConfig { recv_buffer_on_request: true, ..config };
+        self.lock().options.config = Some(Arc::new(config));
     }
 
     /// Switches keep-alive (SO_KEEPALIVE), with the times of the stack's settings or of Linux.
@@ -414,8 +429,8 @@ impl TcpSocket {
     pub async fn connect(self, addr: SocketAddr) -> io::Result<TcpStream> {
         self.check_family(addr)?;
         let (host, bound, options) = self.into_stack()?;
-        let mut conn = host.settings.conn.clone();
-        options.apply(&mut conn, addr.ip().to_canonical().is_ipv6());
+        let mut conn = options.base(&host);
+        options.apply(Arc::make_mut(&mut conn), addr.ip().to_canonical().is_ipv6());
         let options = ConnectOptions { conn, linger: options.linger, bound, device: options.device };
         host.connect(addr, options).await
     }
@@ -436,8 +451,8 @@ impl TcpSocket {
             Some(hold) => hold,
             None => host.bind(&Bind { addr: any, v6only: false, reuse, device: device.clone() })?,
         };
-        let mut conn = host.settings.conn.clone();
-        options.apply(&mut conn, v6);
+        let mut conn = options.base(&host);
+        options.apply(Arc::make_mut(&mut conn), v6);
         let backlog = backlog.min(MAX_BACKLOG) as usize;
         let listen = ListenOptions { v6only: false, backlog, conn, linger, reuseport: reuse.port };
         Ok(TcpListener::new(host.listen_at(hold, listen)?))

@@ -162,7 +162,7 @@ impl TcpStream {
 
     /// Whether small segments are sent at once.
     pub fn nodelay(&self) -> io::Result<bool> {
-        Ok(self.cell.lock().conn.config().nodelay)
+        Ok(self.cell.lock().conn.nodelay())
     }
 
     /// Sends small segments at once, instead of waiting for company while something is unacknowledged

@@ -4,6 +4,7 @@ use super::{Connection, Events, State};
 use crate::error::{CloseReason, DropReason};
 use crate::seq::Offset;
 use crate::time::Instant;
+use crate::trace::StateReason;
 use crate::wire::{Flags, Segment};
 
 impl Connection {
@@ -77,10 +78,10 @@ impl Connection {
         if self.snd.fin_acked() {
             match self.state {
                 State::FinWait1 => {
-                    self.transition(State::FinWait2);
+                    self.transition(State::FinWait2, StateReason::FinAcked);
                     self.start_fin_wait2(now);
                 }
-                State::Closing => self.enter_time_wait(now),
+                State::Closing => self.transition(State::TimeWait, StateReason::FinAcked),
                 State::LastAck => self.fail(CloseReason::Graceful),
                 _ => {}
             }

@@ -2,16 +2,16 @@
 
 use super::{Connection, Events, State};
 use crate::seq::Offset;
-use crate::time::Instant;
+use crate::trace::StateReason;
 use crate::wire::{Flags, Segment};
 
 impl Connection {
     /// Notes a FIN that this segment carries and acts on it once everything before it has arrived.
-    pub(super) fn receive_fin(&mut self, now: Instant, segment: &Segment<'_>, start: Offset) {
+    pub(super) fn receive_fin(&mut self, segment: &Segment<'_>, start: Offset) {
         if segment.header.flags.contains(Flags::FIN) && self.state != State::SynReceived {
             let at = Self::text_start(segment, start).add(segment.payload.len() as u64);
             if at == self.rcv.nxt && self.rcv.fin.is_none() {
-                return self.on_fin(now, at);
+                return self.on_fin(at);
             }
             if at < self.rcv.nxt {
                 // A FIN that was sent again: acknowledge it again.
@@ -19,27 +19,22 @@ impl Connection {
             }
         }
         if let Some(at) = self.assembler.fin_at().filter(|&at| at == self.rcv.nxt && self.rcv.fin.is_none()) {
-            self.on_fin(now, at);
+            self.on_fin(at);
         }
     }
 
-    fn on_fin(&mut self, now: Instant, at: Offset) {
+    fn on_fin(&mut self, at: Offset) {
         self.rcv.fin = Some(at);
         self.rcv.nxt = at.add(1);
         self.rcv.adv = self.rcv.adv.max(self.rcv.nxt);
-        self.assembler.clear();
+        self.assembler.reset();
         self.ack.now();
         self.events.insert(Events::READ_CLOSED | Events::READABLE);
         match self.state {
-            State::SynReceived | State::Established => self.transition(State::CloseWait),
-            State::FinWait1 => self.transition(State::Closing),
-            State::FinWait2 => self.enter_time_wait(now),
+            State::SynReceived | State::Established => self.transition(State::CloseWait, StateReason::RemoteClose),
+            State::FinWait1 => self.transition(State::Closing, StateReason::RemoteClose),
+            State::FinWait2 => self.transition(State::TimeWait, StateReason::RemoteClose),
             _ => {}
         }
-    }
-
-    /// Everything is acknowledged in both directions.
-    pub(super) fn enter_time_wait(&mut self, _now: Instant) {
-        self.transition(State::TimeWait);
     }
 }

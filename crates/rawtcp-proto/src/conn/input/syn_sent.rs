@@ -5,6 +5,7 @@ use crate::conn::{Negotiated, Scales};
 use crate::error::{CloseReason, DropReason};
 use crate::seq::{Offset, WindowScale};
 use crate::time::Instant;
+use crate::trace::StateReason;
 use crate::wire::{Flags, Segment};
 
 impl Connection {
@@ -36,13 +37,13 @@ impl Connection {
             self.ack.now();
         } else {
             // Simultaneous open (RFC 9293 §3.5 [MUST-10]): our SYN goes again, with the ACK.
-            self.transition(State::SynReceived);
+            self.transition(State::SynReceived, StateReason::CrossingSyn);
             self.pending.syn_ack = true;
         }
         let text = Self::text_start(segment, Offset(0));
         if flags.contains(Flags::ACK) {
             self.receive_text_at(now, segment, text);
-            self.receive_fin(now, segment, Offset(0));
+            self.receive_fin(segment, Offset(0));
         }
         Ok(())
     }

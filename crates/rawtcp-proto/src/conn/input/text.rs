@@ -72,7 +72,10 @@ impl Connection {
         let had_hole = !self.assembler.is_empty();
         if had_hole {
             let before = self.rcv.nxt;
-            self.rcv.nxt = self.assembler.take_ready(self.rcv.nxt, &mut self.recv_buf);
+            self.rcv.nxt = self.assembler.edit().take_ready(self.rcv.nxt, &mut self.recv_buf);
+            if self.assembler.is_empty() && self.assembler.fin_at().is_none() {
+                self.assembler.reset();
+            }
             self.counters.bytes_received += self.rcv.nxt.since(before);
         }
         self.events.insert(Events::READABLE);
@@ -88,8 +91,8 @@ impl Connection {
         self.counters.rcv_ooopack += self.segments_in(segment);
         // RFC 9293 §3.10.7.4 [SHLD-31]: queued, within twice the receive buffer of memory.
         let limit = self.memory_limit().saturating_sub(self.recv_buf.charged());
-        let ranges = (self.config.recv_buffer / BYTES_PER_RANGE).max(LEAST_RANGES);
-        match self.assembler.insert(at, text, segment.owner, fin, ranges, limit) {
+        let ranges = (self.recv_buffer / BYTES_PER_RANGE).max(LEAST_RANGES);
+        match self.assembler.edit().insert(at, text, segment.owner, fin, ranges, limit) {
             Inserted::Duplicate(range) if self.negotiated.sack => self.ack.duplicate = Some(range),
             _ => {}
         }

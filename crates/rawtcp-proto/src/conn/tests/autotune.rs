@@ -13,7 +13,7 @@ fn flow(p: &mut Pair, rounds: u64) -> (usize, usize) {
         p.read_all(B);
         p.now >= end
     });
-    (p.ends[A].config().send_buffer, p.ends[B].config().recv_buffer)
+    (p.ends[A].send_buffer(), p.ends[B].recv_buffer())
 }
 
 fn pair(sender: ConnConfig, receiver: ConnConfig) -> Pair {
@@ -44,7 +44,7 @@ fn a_slow_reader_keeps_its_buffer() {
         let _ = p.ends[B].read(now, &mut [0; 100]);
         p.now >= end
     });
-    assert_eq!(p.ends[B].config().recv_buffer, ConnConfig::default().recv_buffer);
+    assert_eq!(p.ends[B].recv_buffer(), ConnConfig::default().recv_buffer);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn growth_on_request_waits_for_the_grant() {
     flow(&mut p, 10);
     assert!(p.ends[B].wants_recv_buffer().is_some(), "and more again");
     p.ends[B].grant_recv_buffer(100 << 20);
-    assert_eq!(p.ends[B].config().recv_buffer, 6 << 20);
+    assert_eq!(p.ends[B].recv_buffer(), 6 << 20);
 }
 
 #[test]

@@ -65,8 +65,8 @@ impl Pair {
         Pair {
             now,
             ends: [
-                Connection::connect(now, &a, tuple, iss_a, 77, path),
-                Connection::connect(now, &b, back, iss_b, 4_000_000_000, path),
+                Connection::connect(now, &a.into(), tuple, iss_a, 77, path),
+                Connection::connect(now, &b.into(), back, iss_b, 4_000_000_000, path),
             ],
             wire: VecDeque::new(),
             delay: ms(10),

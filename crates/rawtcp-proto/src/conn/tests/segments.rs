@@ -29,7 +29,8 @@ impl Host {
     pub(super) fn connecting(config: &ConnConfig) -> Host {
         let tuple = FourTuple::new("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:2000".parse().unwrap());
         let now = Instant::from_secs(1000);
-        let mut host = Host { now, conn: Connection::connect(now, config, tuple, ISS, 77, Path { mtu: 1500 }) };
+        let mut host =
+            Host { now, conn: Connection::connect(now, &config.clone().into(), tuple, ISS, 77, Path { mtu: 1500 }) };
         assert!(host.drain().len() == 1);
         host
     }

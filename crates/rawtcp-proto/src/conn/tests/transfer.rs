@@ -1,8 +1,12 @@
 use super::pair::{A, B, Pair};
 use super::{ms, secs};
 use crate::config::ConnConfig;
-use crate::conn::{State, TransmitKind, TxLimits};
+use crate::conn::{Connection, Path, State, TransmitKind, TxLimits};
 use crate::error::UserError;
+use crate::seq::SeqNum;
+use crate::time::Duration;
+use crate::wire::{Ecn, Segment};
+use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
@@ -18,6 +22,75 @@ fn configs() -> Vec<ConnConfig> {
         ConnConfig { timestamps: false, ..base.clone() },
         ConnConfig { sack: false, timestamps: false, window_scaling: false, ..base },
     ]
+}
+
+/// The timestamp clocks of both ends wrap while data is under way (RFC 7323 §5.4).
+#[test]
+fn timestamps_wrap_in_the_middle_of_a_transfer() {
+    let config = ConnConfig { recv_buffer: 20_000, recv_buffer_max: 0, ..ConnConfig::default() };
+    let mut p = Pair::new(config.clone(), config.clone());
+    for (end, after) in [(A, 300), (B, 500)] {
+        // The clock counts milliseconds, and this many are left to the wrap.
+        let offset = u32::MAX - p.now.as_millis() as u32 - after;
+        let tuple = *p.ends[end].tuple();
+        p.ends[end] = Connection::connect(p.now, &config.clone().into(), tuple, SeqNum(77), offset, Path { mtu: 1500 });
+    }
+    let mut n = 0;
+    p.pass = Box::new(move |_, _, _| {
+        n += 1;
+        n % 29 != 0
+    });
+    let (data, start) = (pattern(1_500_000), p.now);
+    assert!(p.transfer(A, &data) == data);
+    assert!(p.now.since(start) > ms(1000) && p.ends[A].info().total_retrans > 0);
+}
+
+/// More bytes than there are sequence numbers, with losses, by segments that are not built and parsed: that would take
+/// most of the time.
+#[test]
+fn a_transfer_longer_than_the_sequence_space_keeps_every_byte() {
+    const LEN: u64 = (1 << 32) + (1 << 28);
+    let config = ConnConfig { recv_buffer: 4 << 20, send_buffer: 4 << 20, timestamps: false, ..ConnConfig::default() };
+    let mut p = Pair::established(config.clone(), config);
+    let block = Bytes::from(pattern(1 << 20));
+    let limits = TxLimits { max_payload: 64_000, ..TxLimits::ONE_SEGMENT };
+    let (mut written, mut read, mut n) = (0, 0, 0u64);
+    while read < LEN {
+        while written < LEN {
+            let at = (written % block.len() as u64) as usize;
+            let Ok(n) = p.ends[A].write_bytes(p.now, block.slice(at..)) else { break };
+            written += n as u64;
+        }
+        let mut moved = false;
+        for end in [A, B] {
+            while let Some(t) = p.ends[end].poll_transmit(p.now, &limits) {
+                moved = true;
+                n += 1;
+                if t.payload_len() > 0 && n.is_multiple_of(997) {
+                    continue;
+                }
+                let payload: Vec<u8> = p.ends[end].payload(&t).collect::<Vec<_>>().concat();
+                let owner = Bytes::from(payload);
+                let gro_size = t.segment_size;
+                let segment =
+                    Segment { header: t.header, payload: &owner, owner: Some(&owner), ecn: Ecn::NotEct, gro_size };
+                let _ = p.ends[1 - end].on_segment(p.now, &segment);
+            }
+        }
+        while let Ok(Some(chunk)) = p.ends[B].read_chunk(p.now, usize::MAX) {
+            let at = (read % block.len() as u64) as usize;
+            let first = chunk.len().min(block.len() - at);
+            assert!(chunk[..first] == block[at..at + first] && chunk[first..] == block[..chunk.len() - first]);
+            read += chunk.len() as u64;
+        }
+        p.now = p.now + Duration::from_micros(10);
+        if !moved && let Some(at) = p.ends.iter().filter_map(Connection::poll_timeout).min() {
+            p.now = p.now.max(at);
+        }
+        p.ends.iter_mut().for_each(|c| c.on_timeout(p.now));
+    }
+    assert!(p.ends[A].info().total_retrans > 0);
+    p.ends[A].check_invariants();
 }
 
 #[test]

@@ -72,6 +72,30 @@ fn dsack_undoes_a_fast_retransmission_of_what_was_only_late() {
     assert_eq!(p.ends[A].info().snd_ssthresh, u64::MAX);
 }
 
+/// RFC 8985 §6.2, step 4: with each D-SACK a quarter of a round trip more is waited for what is late; after sixteen
+/// recoveries without one, a quarter again.
+#[test]
+fn the_reordering_window_grows_with_what_was_late_and_shrinks_when_nothing_is() {
+    let mut p = warm(without_timestamps());
+    // Later than a quarter of the round trip of 20 ms.
+    assert_eq!(send_with_late(&mut p, 15, 3..4, ms(8)), 1);
+    assert_eq!(send_with_late(&mut p, 15, 3..4, ms(8)), 0, "two quarters are waited for");
+    for _ in 0..16 {
+        let mut number = 0;
+        p.pass = Box::new(move |end, _, t| {
+            number += usize::from(end == A && t.payload_len() > 0);
+            number != 2 || end == B
+        });
+        p.write_all(A, &pattern(8 * 1460));
+        p.run_until(|p| {
+            p.read_all(B);
+            p.ends[A].is_all_acked()
+        });
+        p.wait(secs(1));
+    }
+    assert_eq!(send_with_late(&mut p, 15, 3..4, ms(8)), 1, "one quarter again");
+}
+
 #[test]
 fn a_real_loss_is_not_undone() {
     let mut p = warm(without_timestamps());

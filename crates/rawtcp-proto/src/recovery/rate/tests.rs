@@ -69,7 +69,7 @@ fn a_flight_at_once_is_delivered_at_the_rate_of_its_acks() {
     // before it was sent.
     let sample = s.ack(ms(200), 1).unwrap();
     assert_eq!(sample.bytes_per_second(), 100_000);
-    assert_eq!(s.rate.last(), Some(&sample));
+    assert_eq!(s.rate.last(), (sample.bytes_per_second(), sample.app_limited));
 }
 
 #[test]
@@ -130,18 +130,18 @@ fn a_limited_sample_replaces_only_a_slower_one() {
     s.send(ms(20), 5);
     let slow = s.ack(ms(30), 5).unwrap();
     assert!(slow.app_limited && slow.bytes_per_second() < fast.bytes_per_second());
-    assert_eq!(s.rate.last(), Some(&fast));
+    assert_eq!(s.rate.last(), (fast.bytes_per_second(), fast.app_limited));
     s.rate.on_app_limited(0);
     s.send(ms(40), 20);
     let faster = s.ack(ms(50), 20).unwrap();
     assert!(faster.app_limited);
-    assert_eq!(s.rate.last(), Some(&faster));
+    assert_eq!(s.rate.last(), (faster.bytes_per_second(), faster.app_limited));
     s.send(ms(60), 1);
     s.ack(ms(70), 1);
     s.send(ms(80), 1);
     let free = s.ack(ms(100), 1).unwrap();
     assert!(!free.app_limited && free.bytes_per_second() < fast.bytes_per_second());
-    assert_eq!(s.rate.last(), Some(&free));
+    assert_eq!(s.rate.last(), (free.bytes_per_second(), free.app_limited));
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn an_interval_shorter_than_any_round_trip_is_no_sample() {
     let mut s = Sender::default();
     s.send(ms(0), 2);
     assert_eq!(s.ack_these(ms(49), vec![0], min), None);
-    assert!(s.rate.is_round_start() && s.rate.last().is_none());
+    assert!(s.rate.is_round_start() && s.rate.last() == (0, false));
     assert_eq!(s.rate.delivered(), 1000);
     assert!(s.ack_these(ms(50), vec![0], min).is_some());
     // Nor is one of no time at all.

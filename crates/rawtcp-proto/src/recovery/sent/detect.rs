@@ -70,7 +70,7 @@ impl SentQueue {
             self.fresh += 1;
         }
         while self.detect_lost_again(rack, now, &mut found) {
-            self.copies.cursor += 1;
+            self.copies.edit().cursor += 1;
         }
         found
     }

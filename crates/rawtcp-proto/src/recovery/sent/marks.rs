@@ -26,7 +26,9 @@ impl SentQueue {
             self.edit(at, |run| run.lost = run.live(una) & !run.sacked);
         }
         self.fresh = self.runs.len();
-        self.copies.cursor = self.copies.queue.len();
+        if let Some(copies) = self.copies.touched() {
+            copies.cursor = copies.queue.len();
+        }
         self.totals.lost - lost
     }
 
@@ -44,7 +46,9 @@ impl SentQueue {
             });
         }
         self.fresh = 0;
-        self.copies.cursor = 0;
+        if let Some(copies) = self.copies.touched() {
+            copies.cursor = 0;
+        }
     }
 
     /// The peer has dropped what it had reported (reneging, RFC 2018 §8): nothing counts as sacked any more, and

@@ -36,7 +36,9 @@ impl SentQueue {
         self.fresh = 0;
         self.lost_runs = self.runs.iter().filter(|run| run.lost != 0).map(|run| run.start).collect();
         let runs = &self.runs;
-        self.copies.recount(runs.iter().flat_map(|run| each(run.retransmitted & !run.sacked).map(|i| run.copy(i))));
+        self.copies
+            .edit()
+            .recount(runs.iter().flat_map(|run| each(run.retransmitted & !run.sacked).map(|i| run.copy(i))));
     }
 
     /// Makes `at` a boundary between segments, unless it lies in a sacked one.
@@ -59,7 +61,7 @@ impl SentQueue {
             run.slice(i + 1, run.count()),
         ];
         if run.retransmitted >> i & 1 == 1 {
-            self.copies.duplicate(run.copy(i));
+            self.copies.edit().duplicate(run.copy(i));
         }
         self.replace(index, pieces);
     }

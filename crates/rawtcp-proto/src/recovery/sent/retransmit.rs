@@ -1,6 +1,7 @@
 //! The retransmissions in the order they left; each points back by its range.
 
 use super::DeliverySnapshot;
+use crate::cold::Idle;
 use crate::seq::OffsetRange;
 use crate::time::Instant;
 use std::collections::VecDeque;
@@ -20,7 +21,7 @@ pub(super) struct Retransmission {
 }
 
 /// All retransmissions that some undelivered segment still needs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Retransmissions {
     pub(super) queue: VecDeque<Retransmission>,
     /// Nothing before this index has a segment in flight that is not marked lost.
@@ -30,7 +31,16 @@ pub(super) struct Retransmissions {
     last_id: u64,
 }
 
+impl Idle for Retransmissions {
+    const BEGIN: Self = Retransmissions::new();
+    const IDLE: &'static Self = &Retransmissions::new();
+}
+
 impl Retransmissions {
+    const fn new() -> Self {
+        Retransmissions { queue: VecDeque::new(), cursor: 0, dead: 0, last_id: 0 }
+    }
+
     /// The id of the next retransmission.
     pub(super) fn next_id(&mut self) -> u64 {
         self.last_id += 1;

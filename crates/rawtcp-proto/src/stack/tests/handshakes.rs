@@ -72,7 +72,14 @@ impl World {
         let tuple = self.tuple(client);
         let tuple = FourTuple::new(tuple.remote, tuple.local);
         let iss = SeqNum(u32::MAX - client as u32);
-        self.clients.push(Connection::connect(self.now, config, tuple, iss, 0xffff_0000, Path { mtu: 1500 }));
+        self.clients.push(Connection::connect(
+            self.now,
+            &config.clone().into(),
+            tuple,
+            iss,
+            0xffff_0000,
+            Path { mtu: 1500 },
+        ));
         self.servers.push(None);
         self.syn_acks.push(0);
         client
