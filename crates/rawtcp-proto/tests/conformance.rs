@@ -236,3 +236,37 @@ fn the_sums_are_right() {
         assert!(document.contains(&expected), "the sums should say\n{expected}");
     }
 }
+
+/// The fields of a struct of settings.
+fn fields(file: &str, name: &str) -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join("crates/rawtcp-proto/src").join(file)).expect(file);
+    let body = text.split(&format!("pub struct {name} {{")).nth(1).and_then(|rest| rest.split("\n}").next());
+    let lines = body.expect(name).lines().filter_map(|line| line.trim().strip_prefix("pub "));
+    lines.filter_map(|line| line.split_once(':')).map(|(field, _)| field.to_owned()).collect()
+}
+
+/// Every setting is there once with a test that exists, and its default is documented.
+#[test]
+fn every_setting_has_a_test_and_a_documented_default() {
+    let (document, tests) = (document(), tests());
+    let defaults = fs::read_to_string(root().join("docs/defaults.md")).expect("docs/defaults.md");
+    let mut wrong = Vec::new();
+    for (name, file) in [("ConnConfig", "config.rs"), ("StackConfig", "stack/mod.rs")] {
+        let mut expected = fields(file, name);
+        assert!(expected.len() > 5, "{name}: {expected:?}");
+        for row in rows(&document, "Settings").iter().filter(|row| row[0] == format!("`{name}`")) {
+            let field = row[1].trim_matches('`');
+            if !expected.remove(field) {
+                wrong.push(format!("{name}::{field} is listed twice, or is not there"));
+            }
+            let runs = |test: &&str| meant(&tests, test).iter().any(|test| !test.ignored);
+            if quoted(&row[2]).is_empty() || !quoted(&row[2]).iter().all(runs) {
+                wrong.push(format!("{name}::{field} names no test, or one that is not there: {}", row[2]));
+            }
+        }
+        wrong.extend(expected.iter().map(|field| format!("{name}::{field} is not listed")));
+        let undocumented = fields(file, name).into_iter().filter(|field| !defaults.contains(&format!("`{field}`")));
+        wrong.extend(undocumented.map(|field| format!("{name}::{field} is not in docs/defaults.md")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

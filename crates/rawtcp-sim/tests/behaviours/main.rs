@@ -12,6 +12,7 @@ mod closing;
 mod ecn;
 mod icmp;
 mod info;
+mod knobs;
 mod opening;
 mod pmtu;
 mod rate;
