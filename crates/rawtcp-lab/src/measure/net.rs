@@ -133,7 +133,6 @@ impl Net for Ours {
             ("stack.packets_truncated", stats.packets_truncated),
             ("stack.broken", stats.broken),
             ("stack.wrong_checksum", stats.drops(DropReason::Checksum)),
-            ("stack.out_of_window", stats.drops(DropReason::OutOfWindow)),
             ("stack.accept_queue_full", stats.drops(DropReason::AcceptQueueFull)),
             ("stack.syn_queue_full", stats.drops(DropReason::SynQueueFull)),
         ]
