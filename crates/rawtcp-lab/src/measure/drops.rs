@@ -19,7 +19,11 @@ const TCP: [&str; 8] = [
     "OfoPruned",
 ];
 
-/// What a namespace has counted so far: `drop.` lost without being asked to, `retrans` segments its kernel sent again.
+/// And what tells why its kernel sent something again, and whether that was for nothing.
+const WHY: [&str; 5] = ["TCPTimeouts", "TCPLossProbes", "TCPFastRetrans", "TCPDSACKRecv", "TCPSACKReneging"];
+
+/// What a namespace has counted so far: `drop.` lost without being asked to, `retrans` segments its kernel sent again,
+/// `tcp.` why.
 pub(crate) fn count(namespace: &Namespace) -> io::Result<Metrics> {
     let read = |path: &'static str| namespace.run(move || fs::read_to_string(path));
     let mut found = Metrics::new();
@@ -29,6 +33,8 @@ pub(crate) fn count(namespace: &Namespace) -> io::Result<Metrics> {
                 found.insert(format!("drop.{name}"), value);
             } else if name == "RetransSegs" {
                 found.insert("retrans".to_owned(), value);
+            } else if WHY.contains(&name) {
+                found.insert(format!("tcp.{name}"), value);
             }
         }
     }
