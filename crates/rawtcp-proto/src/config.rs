@@ -49,15 +49,15 @@ pub enum MtuProbing {
 
 /// What becomes of a congestion window that the application does not use. In every case it grows only while
 /// it is what limits sending.
-///
-/// RFC 7661 has a fourth way, which is not here: the window is kept for five minutes, and the first loss reduces
-/// it to what was used before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum CwndValidation {
     /// Half of it for each RTO of silence, and half of the unused part for each RTO in which some of it
     /// was not used; never below the initial window. RFC 2861, which RFC 7661 obsoletes, and Linux.
     #[default]
     Decay,
+    /// It is kept for five minutes, in which data is paced; a loss reduces it to what was used, without what was
+    /// lost of that. RFC 7661, which is experimental.
+    NonValidated,
     /// The initial window after an RTO of silence (RFC 5681 §4.1).
     Restart,
     /// It stays: Linux with `tcp_slow_start_after_idle` off.

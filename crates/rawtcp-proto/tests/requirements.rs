@@ -805,6 +805,25 @@ fn recovery_sends_in_proportion_to_what_arrives() {
 }
 
 #[test]
+fn recovery_catches_up_only_on_acks_that_show_progress() {
+    // RFC 9937 §6.2: below ssthresh as many leave as arrived, and one more only if SND.UNA moved without a loss.
+    let mut host = Host::established_with(
+        &ConnConfig { sack: true, initial_window: 40, ..plain() },
+        Options { mss: Some(1000), sack_permitted: true, ..Options::default() },
+    );
+    assert_eq!(host.write(40_000).len(), 40);
+    host.now = host.now + ms(20);
+    // Thirty are lost: seven are in flight, twenty may be.
+    assert_eq!(sacks(&mut host, 0, &[(30, 33)]).len(), 3);
+    assert_eq!(sacks(&mut host, 0, &[(30, 34)]).len(), 1);
+    assert_eq!(sacks(&mut host, 0, &[(30, 40)]).len(), 6);
+    assert_eq!(sacks(&mut host, 0, &[(30, 40)]).len(), 0, "nothing arrived");
+    host.now = host.now + ms(20);
+    assert_eq!(sacks(&mut host, 1, &[(30, 40)]).len(), 2);
+    assert_eq!(sacks(&mut host, 2, &[(30, 40)]).len(), 2);
+}
+
+#[test]
 fn congestion_control_is_replaced_on_a_live_connection() {
     let mut host = Host::established(&plain());
     host.write(14_600);

@@ -93,21 +93,21 @@ fn fill(config: ConnConfig, rate: u64, rtt: u64, queue: f64, bytes: u64) -> (f64
 fn a_queue_of_one_bdp_without_loss_is_filled_to_nine_tenths() {
     // (Mbit/s, ms, seconds of the link): slow start is a part of them, and takes a second and more with the last ones.
     let mut paths = vec![(10, 20, 5), (10, 66, 10), (10, 100, 10), (100, 20, 3), (100, 66, 7), (100, 100, 10)];
-    paths.push((1000, 20, 3));
+    paths.extend([(200, 100, 10), (1000, 20, 3)]);
     if std::env::var_os("RAWTCP_LONG").is_some() {
         paths.extend([(1000, 66, 15), (1000, 100, 20)]);
     }
     for &algorithm in Algorithm::ALL {
         for &(rate, rtt, seconds) in &paths {
             let config = ConnConfig { congestion: algorithm.into(), ..large() };
+            // BBR drains the queue that slow start left, and again for each look at the empty path.
+            let seconds = if algorithm == Algorithm::Bbr { 2 * seconds } else { seconds };
             let (share, info, stats) = fill(config, rate, rtt, 1.0, rate * 1_000_000 / 8 * seconds);
             println!(
                 "{algorithm} {rate} Mbit/s {rtt} ms: {share:.3}, {} dropped, {} again",
                 stats.queue_drops, info.total_retrans
             );
-            // BBR drains the queue and probes for the round trip on the way.
-            let least = if algorithm == Algorithm::Bbr { 0.85 } else { 0.9 };
-            assert!(share >= least, "{algorithm}, {rate} Mbit/s, {rtt} ms: {share:.3} of the link; {info:?}");
+            assert!(share >= 0.9, "{algorithm}, {rate} Mbit/s, {rtt} ms: {share:.3} of the link; {info:?}");
             assert_eq!((info.total_retrans, info.timeouts), (stats.queue_drops, 0), "what was lost and nothing else");
         }
     }

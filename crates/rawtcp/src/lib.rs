@@ -76,7 +76,7 @@ pub use device::Device;
 pub use rawtcp_proto::cc::{self, Algorithm};
 pub use rawtcp_proto::stack::StackConfig;
 pub use rawtcp_proto::{
-    ConnConfig, DropReason, EcnMode, Keepalive, MtuProbing, State, TcpInfo, TraceEvent, Traced, trace,
+    CaState, ConnConfig, DropReason, EcnMode, Keepalive, MtuProbing, State, TcpInfo, TraceEvent, Traced, trace,
 };
 pub use stack::{Driver, Stack, StackBuilder};
 pub use stats::StackStats;

@@ -341,6 +341,14 @@ impl CongestionControl for Cubic {
         self.shrink_unused(decayed(self.cwnd(), restart, idle, rto));
     }
 
+    fn on_limit(&mut self, cwnd: u64) {
+        self.ssthresh = self.ssthresh.min(cwnd);
+        if cwnd < self.cwnd() {
+            self.window = fixed(cwnd);
+            self.epoch = None;
+        }
+    }
+
     fn on_underuse(&mut self, _now: Instant, used: u64) {
         let used = used.max(self.initial_window());
         if used < self.cwnd() {

@@ -158,6 +158,12 @@ pub trait CongestionControl: Debug + Send + 'static {
         let _ = (now, used);
     }
 
+    /// The window and the threshold become no larger than this: recovery from a loss in a window of which little had
+    /// been used is over (RFC 7661 §4.4.1).
+    fn on_limit(&mut self, cwnd: u64) {
+        let _ = cwnd;
+    }
+
     /// Segments were found to be lost; whether that is congestion, [`on_congestion`] says behind it.
     ///
     /// [`on_congestion`]: CongestionControl::on_congestion

@@ -156,6 +156,10 @@ impl CongestionControl for Reno {
         self.counted = 0;
     }
 
+    fn on_limit(&mut self, cwnd: u64) {
+        (self.cwnd, self.ssthresh) = (self.cwnd.min(cwnd), self.ssthresh.min(cwnd));
+    }
+
     fn on_underuse(&mut self, _now: Instant, used: u64) {
         let used = used.max(self.initial_window());
         if used < self.cwnd {

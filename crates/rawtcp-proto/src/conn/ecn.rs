@@ -166,6 +166,7 @@ impl Connection {
     fn reduce_for_mark(&mut self, now: Instant) {
         let sample = self.congestion_sample(now);
         self.cc.on_congestion(Congestion::Ecn, &sample);
+        self.on_congestion_in_validation(sample.in_flight, true);
         self.trace_window(WindowReason::Mark);
         self.ecn.on_reduction();
         self.ecn.reducing = Some(self.snd.nxt);

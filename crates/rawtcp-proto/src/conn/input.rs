@@ -69,7 +69,7 @@ impl Connection {
         self.events.insert(Events::CONNECTED | Events::WRITABLE);
         self.start_mtu_search();
         self.cc = self.initial_control(self.counters.total_retrans);
-        self.recovery.restart_validation(now);
+        self.recovery.used.restart(now);
         if self.counters.timeouts > 0 {
             self.rtt.on_syn_timeout(); // RFC 6298 §5.7
             self.recovery.backoff = 0;

@@ -2,9 +2,9 @@
 //! (RFC 8985 §6), proportional rate reduction in both (RFC 6937) and the RTO (RFC 6298).
 
 use super::undo::{Episode, Frto, Reordering};
+use super::validation::{NewCwv, Used};
 use super::{Connection, Timer};
 use crate::cc::{AckSample, Congestion, CongestionSample, LossSample};
-use crate::config::CwndValidation;
 use crate::recovery::rate::{RateEstimator, RateSample};
 use crate::recovery::sent::{AckOutcome, LostSegment, RackView};
 use crate::seq::Offset;
@@ -77,9 +77,8 @@ pub(super) struct Recovery {
     /// The largest flight of this round trip, which ends when `round_end` is acknowledged.
     max_flight: u64,
     round_end: Offset,
-    /// The largest flight since the window was last the limit, or this was last judged.
-    used: u64,
-    used_since: Instant,
+    pub(super) used: Used,
+    pub(super) cwv: Option<Box<NewCwv>>,
     /// When the timeout came that this recovery began with.
     loss_since: Instant,
     /// When the RTO is due by itself, whatever comes before it: a tail loss probe, the user timeout.
@@ -93,11 +92,6 @@ pub(super) struct Recovery {
 }
 
 impl Recovery {
-    /// From here on it is counted how much of the window is used.
-    pub(super) fn restart_validation(&mut self, now: Instant) {
-        (self.used, self.used_since) = (0, now);
-    }
-
     /// A retransmission of `len` bytes leaves, or new data during recovery.
     pub(super) fn on_transmit(&mut self, len: u64) {
         // Counted in vain where nothing is being reduced: whoever begins a reduction begins anew.
@@ -166,6 +160,7 @@ impl Connection {
         self.update_rack(now, &outcome);
         // Before losses are looked for: one that is found now belongs to a new episode.
         let left = self.leave_recovery(now, ack);
+        let lost = self.recovery.rate.lost();
         self.detect_losses(now, advanced);
         if left && self.sent.lost_bytes() > 0 {
             self.enter_recovery(now); // lost behind what the old episode was about
@@ -174,7 +169,8 @@ impl Connection {
             self.note_echo(now, segment, ack, delivered);
         }
         self.answer_tlp(now, segment, ack, duplicate);
-        self.tell_congestion_control(now, &outcome, in_flight, delivered, rate);
+        let safe = advanced && self.recovery.rate.lost() == lost;
+        self.tell_congestion_control(now, &outcome, in_flight, delivered, rate, safe);
         self.rearm_after_ack(now, advanced);
         self.pending.tlp &= !advanced;
     }
@@ -359,7 +355,7 @@ impl Connection {
 
     pub(super) fn congestion_sample(&self, now: Instant) -> CongestionSample {
         // What was selectively acknowledged or lost is still outstanding, and can be more than the window.
-        let in_flight = self.sent.outstanding().min(self.cc.cwnd());
+        let in_flight = self.flight_at_loss(self.sent.outstanding()).min(self.cc.cwnd());
         CongestionSample { now, in_flight, mss: self.send_mss(), abe: self.config.ecn_abe }
     }
 
@@ -371,6 +367,7 @@ impl Connection {
         if !self.ecn.is_reducing() {
             let sample = self.congestion_sample(now);
             self.cc.on_congestion(Congestion::Loss, &sample);
+            self.on_congestion_in_validation(sample.in_flight, false);
             self.trace_window(WindowReason::Loss);
             self.recovery.begin_rate_reduction(self.sent.outstanding());
         }
@@ -385,8 +382,8 @@ impl Connection {
         self.timers.clear(Timer::Tlp);
     }
 
-    /// RFC 6937 §3.1: what may leave on this ACK.
-    fn update_prr(&mut self, delivered: u64) {
+    /// RFC 6937 §3.1: what may leave on this ACK. `safe`: it moved SND.UNA and showed no further loss.
+    fn update_prr(&mut self, delivered: u64, safe: bool) {
         let mss = u64::from(self.send_mss());
         let (pipe, ssthresh) = (self.pipe(), self.cc.ssthresh());
         let prr = &mut self.recovery.prr;
@@ -395,8 +392,9 @@ impl Connection {
             let due = (u128::from(prr.delivered) * u128::from(ssthresh)).div_ceil(u128::from(prr.flight));
             u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(prr.out)
         } else {
-            // Slow-start reduction bound, as its successor has it when the ACK shows progress.
-            let limit = prr.delivered.saturating_sub(prr.out).max(delivered) + mss;
+            // The slow-start reduction bound only when the ACK shows progress, as RFC 9937 §6.2 and Linux: else
+            // retransmissions that are lost again would be followed by ever more of them.
+            let limit = prr.delivered.saturating_sub(prr.out).max(delivered) + if safe { mss } else { 0 };
             ssthresh.saturating_sub(pipe).min(limit)
         };
         // The retransmission that opens recovery must leave whatever the sums say.
@@ -413,6 +411,7 @@ impl Connection {
             return false;
         }
         self.cc.on_recovery_exit(now);
+        self.on_recovery_exit_in_validation();
         self.trace_window(WindowReason::RecoveryEnd);
         self.recovery.reordering.on_recovery_exit();
         self.end_episode(now);
@@ -451,6 +450,7 @@ impl Connection {
         if repaired && self.recovery.phase == Phase::Open {
             let sample = self.congestion_sample(now);
             self.cc.on_congestion(Congestion::Loss, &sample);
+            self.on_congestion_in_validation(sample.in_flight, true);
             self.cc.on_recovery_exit(now);
             self.trace_window(WindowReason::Loss);
             self.ecn.on_reduction();
@@ -470,27 +470,9 @@ impl Connection {
             self.recovery.round_end = self.snd.nxt;
         }
         if self.is_cwnd_limited() {
-            return self.recovery.restart_validation(now);
+            return self.recovery.used.restart(now);
         }
-        self.recovery.used = self.recovery.used.max(flight);
-        self.validate_window(now);
-    }
-
-    /// A window that the application did not fill for as long as an RTO is not known to fit the path any more
-    /// (RFC 2861 §3, as Linux does it). RFC 7661, which obsoletes that, would keep it for five minutes and have the
-    /// next loss reduce it to what was used.
-    fn validate_window(&mut self, now: Instant) {
-        if now.since(self.recovery.used_since) < self.rtt.rto() {
-            return;
-        }
-        let used = self.recovery.used;
-        self.recovery.restart_validation(now);
-        // A writer that waits for room is not short of data.
-        let by_application = self.recovery.phase == Phase::Open && !self.write_blocked;
-        if by_application && self.config.cwnd_validation == CwndValidation::Decay {
-            self.cc.on_underuse(now, used);
-            self.trace_window(WindowReason::Idle);
-        }
+        self.validate_window(now, flight);
     }
 
     /// Whether the window may grow. In slow start, as on Linux, a flight of more than half of it is enough:
@@ -517,15 +499,17 @@ impl Connection {
         in_flight: u64,
         delivered: u64,
         rate: Option<RateSample>,
+        safe: bool,
     ) {
         let marked = self.recovery.phase == Phase::Open && self.ecn.is_reducing();
         let in_recovery = marked || matches!(self.recovery.phase, Phase::Recovery { .. });
         if in_recovery {
-            self.update_prr(delivered);
+            self.update_prr(delivered, safe);
         }
         if delivered == 0 {
             return;
         }
+        self.note_delivered(now, delivered);
         self.cc.on_ack(&AckSample {
             now,
             acked: delivered,
@@ -566,6 +550,7 @@ impl Connection {
             // A lost SYN says nothing of the window, but for RFC 5681's one segment after it.
             // RFC 5681 §3.1: the controller holds ssthresh for a segment that was sent again before.
             self.cc.on_rto(&sample);
+            self.on_congestion_in_validation(sample.in_flight, true);
             self.trace_window(WindowReason::Timeout);
             self.ecn.on_reduction();
             if first_of_episode {

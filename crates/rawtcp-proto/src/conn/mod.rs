@@ -23,6 +23,7 @@ mod tracing;
 mod undo;
 mod urgent;
 mod user;
+mod validation;
 mod window;
 
 #[cfg(test)]
@@ -295,8 +296,8 @@ impl Connection {
             conn.rtt.on_syn_timeout(); // RFC 6298 §5.7
         }
         conn.start_mtu_search();
-        conn.cc = conn.initial_control(half.retransmits.into());
-        conn.recovery.restart_validation(now);
+        conn.cc = conn.initial_control(half.timeouts.into());
+        conn.recovery.used.restart(now);
         conn.events.insert(Events::CONNECTED | Events::STATE);
         conn.start_keepalive(now);
         conn.start_trace(now);

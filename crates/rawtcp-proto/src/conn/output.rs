@@ -1,10 +1,8 @@
 //! The one decision: what leaves next, if anything.
 
 use super::{Connection, State};
-use crate::config::CwndValidation;
 use crate::seq::{Offset, OffsetRange, SeqNum, WireWindow};
 use crate::time::{Duration, Instant};
-use crate::trace::WindowReason;
 use crate::wire::{Flags, Options, SackBlocks, TcpHeader, Timestamps};
 
 /// What the device takes in one piece.
@@ -342,22 +340,6 @@ impl Connection {
         if !self.timers.is_set(super::Timer::Rto) && !self.timers.is_set(super::Timer::Tlp) {
             self.arm_rto(now);
         }
-    }
-
-    /// RFC 5681 §4.1: a window that has not been used for an RTO is not known to fit any more.
-    fn restart_after_idle(&mut self, now: Instant) {
-        let (idle, rto) = (now.since(self.last_sent), self.rtt.rto());
-        self.cc.on_restart(now);
-        if idle <= rto || self.snd.nxt <= Offset(1) {
-            return;
-        }
-        match self.config.cwnd_validation {
-            CwndValidation::Decay => self.cc.on_idle(now, idle, rto),
-            CwndValidation::Restart => self.cc.on_idle(now, Duration::MAX, rto),
-            CwndValidation::Keep => {}
-        }
-        self.trace_window(WindowReason::Idle);
-        self.recovery.restart_validation(now);
     }
 
     fn data_segment(

@@ -99,7 +99,9 @@ impl Connection {
     /// not the pacing that limits.
     pub(super) fn pacing_rate(&self) -> Option<u64> {
         let most = self.config.max_pacing_rate;
-        let rate = self.cc.pacing_rate().or_else(|| if self.config.pacing { self.rate_of_window() } else { None });
+        // RFC 7661 §4.4.2: nor does a window that has not been used for long leave at once.
+        let asked = || if self.config.pacing || self.is_non_validated() { self.rate_of_window() } else { None };
+        let rate = self.cc.pacing_rate().or_else(asked);
         match (rate, most) {
             (Some(rate), Some(most)) => Some(rate.min(most)),
             (rate, most) => rate.or(most),

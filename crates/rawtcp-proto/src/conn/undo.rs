@@ -38,6 +38,11 @@ impl Episode {
         }
     }
 
+    /// Bytes of it, each once.
+    pub(super) fn sent_again(&self) -> u64 {
+        self.again.total()
+    }
+
     pub(super) fn is_unfounded(&self) -> bool {
         !self.twice && !self.proven.is_empty() && self.proven.total() == self.again.total()
     }
@@ -178,6 +183,9 @@ impl Connection {
         if self.recovery.phase != Phase::Open {
             self.sent.unmark_lost();
             self.end_episode(now);
+            if let Some(cwv) = &mut self.recovery.cwv {
+                cwv.forget_loss();
+            }
             // What copies seemed to say of the time that segments take was said by originals.
             self.recovery.rack = None;
         }

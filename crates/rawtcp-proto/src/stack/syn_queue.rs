@@ -42,7 +42,7 @@ pub struct HalfOpen {
     /// The MTU behind `our_mss`, bytes of IP packet.
     pub(crate) mtu: u32,
     /// SYN-ACKs sent because the timer ran out: the exponent of the backoff.
-    timeouts: u8,
+    pub(crate) timeouts: u8,
     challenges: Budget,
     pub(super) listener: ListenerId,
 }

@@ -373,3 +373,25 @@ fn a_syn_flood_leaves_honest_connects_working() {
     let accepted = std::iter::from_fn(|| net.accept(listening).ok()).count();
     assert_eq!((made, accepted), (10, 10), "{:?}", net.host(b).counters());
 }
+
+/// The windows of both ends, in segments, after all SYNs, or SYN-ACKs, were lost for so long.
+fn windows_after_lost_syns(lost: Duration, syn_acks: bool) -> [u64; 2] {
+    let (mut net, a, b) = Network::pair(1, LinkConfig::default().with_delay(ms(10)));
+    let link = if syn_acks { net.between(b, a) } else { net.between(a, b) };
+    let until = net.now() + lost;
+    net.filter(link, move |now, _| if now < until { Verdict::Drop } else { Verdict::Pass });
+    let listening = net.listen(b, "10.0.0.2:80".parse().unwrap(), &ConnConfig::default()).unwrap();
+    let from = net.connect(a, "10.0.0.2:80".parse().unwrap(), &ConnConfig::default()).unwrap();
+    net.run_for(Duration::from_secs(20));
+    let to = net.accept(listening).unwrap();
+    [from, to].map(|socket| net.info(socket).snd_cwnd / 1448)
+}
+
+#[test]
+fn more_than_one_lost_syn_leaves_one_segment_of_the_initial_window() {
+    // They leave at 0, 1 and 3 s.
+    assert_eq!(windows_after_lost_syns(ms(500), false), [10, 10]);
+    assert_eq!(windows_after_lost_syns(ms(1500), false), [1, 10], "the listener saw one SYN only");
+    assert_eq!(windows_after_lost_syns(ms(500), true), [10, 10]);
+    assert_eq!(windows_after_lost_syns(ms(1500), true), [1, 1]);
+}
