@@ -259,6 +259,33 @@ fn the_driver_with_a_thread_goes_on_while_the_runtime_blocks() {
     });
 }
 
+/// The sockets, timers and the like that a child finds open.
+fn inherited() -> Vec<String> {
+    let listed = std::process::Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap().stdout;
+    let listed = String::from_utf8(listed).unwrap();
+    assert!(listed.contains("pipe:"), "its standard output: {listed}");
+    let target = |line: &str| line.split(" -> ").nth(1).map(str::to_owned);
+    let mut found: Vec<_> = listed.lines().filter_map(target).collect();
+    found.retain(|target| target.starts_with("socket:") || target.starts_with("anon_inode:"));
+    found.sort();
+    found
+}
+
+/// A child that is forked and executes something has none of a stack's descriptors, and the connection does not notice.
+#[tokio::test]
+async fn a_child_process_inherits_nothing() {
+    if privilege::missing() {
+        return;
+    }
+    let before = inherited();
+    let stack = Stack::builder().build().unwrap();
+    let listener = kernel::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (ours, theirs) = soon(async { tokio::join!(stack.connect(addr), listener.accept()) }).await;
+    assert_eq!(inherited(), before);
+    exchange(ours.unwrap(), theirs.unwrap().0, 100_000).await;
+}
+
 #[tokio::test]
 async fn a_thousand_short_connections_one_after_the_other() {
     if privilege::missing() {
