@@ -4,6 +4,7 @@ mod back_pressure;
 mod churn;
 mod close_table;
 mod common;
+mod congestion;
 mod ecn;
 mod ending;
 mod errors;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     tests.extend(back_pressure::tests());
     tests.extend(close_table::tests());
     tests.extend(errors::tests());
+    tests.extend(congestion::tests());
     tests.extend(info::tests());
     tests.extend(ecn::tests());
     tests.extend(pmtu::tests());

@@ -123,6 +123,8 @@ pub struct Bbr {
     inflight_hi: u64,
     inflight_lo: u64,
     full: FullPipe,
+    /// The predecessor's threshold, for a successor that comes before the path is full.
+    carried_ssthresh: u64,
 
     // Congestion signals (§2.10, §4.5.10.3).
     bw_latest: u64,
@@ -167,6 +169,7 @@ impl Bbr {
             inflight_hi: INFINITE,
             inflight_lo: INFINITE,
             full: FullPipe::default(),
+            carried_ssthresh: INFINITE,
             bw_latest: 0,
             inflight_latest: 0,
             loss_round_delivered: 0,
@@ -529,7 +532,7 @@ impl CongestionControl for Bbr {
 
     fn export(&self) -> Carried {
         let bandwidth = Some(self.bw).filter(|&bw| bw > 0);
-        let ssthresh = if self.full.reached { self.bdp(100) } else { INFINITE };
+        let ssthresh = if self.full.reached { self.bdp(100) } else { self.carried_ssthresh };
         Carried { cwnd: self.cwnd.max(self.prior_cwnd), ssthresh, min_rtt: self.min_rtt, bandwidth }
     }
 
@@ -540,6 +543,7 @@ impl CongestionControl for Bbr {
         *self = Bbr::new(mss, segments);
         self.cwnd = carried.cwnd.clamp(self.mss, MAX_CWND);
         self.untouched = false;
+        self.carried_ssthresh = carried.ssthresh;
         self.min_rtt = carried.min_rtt;
         if let Some(bandwidth) = carried.bandwidth {
             self.max_bw.update(bandwidth);

@@ -304,6 +304,10 @@ mod tests {
                 // BBR finds out by itself where the path ends.
                 let ssthresh = if to == Algorithm::Bbr { u64::MAX } else { reduced };
                 assert_eq!(new.ssthresh(), ssthresh, "{from} to {to}");
+                // And if there was no time for that, its successor has what its predecessor knew.
+                let mut next = from.build(1000, 10);
+                next.import(new.export());
+                assert_eq!((next.cwnd(), next.ssthresh()), (reduced, reduced), "{from} to {to} and back");
             }
         }
     }
