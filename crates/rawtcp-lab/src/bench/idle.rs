@@ -116,7 +116,7 @@ async fn open<N: Net>(work: &Hold, congestion: &str) -> io::Result<Vec<N::Stream
                     return io::Result::Ok(());
                 }
                 let to = behind(work.to, 1 + (number % usize::from(work.ports)) as u16);
-                let stream = N::connect(to, &congestion).await?;
+                let stream = N::connect(to, &congestion).await.map_err(|error| explain(error, number))?;
                 idle.lock().await.push(stream);
                 if (number + 1) % 20_000 == 0 {
                     say(&Word::Note(format!("{} connections", number + 1)))?;
@@ -129,6 +129,16 @@ async fn open<N: Net>(work: &Hold, congestion: &str) -> io::Result<Vec<N::Stream
     }
     let mut idle = idle.lock().await;
     Ok(std::mem::take(&mut *idle))
+}
+
+/// What a machine may have to be given first.
+fn explain(error: io::Error, connections: usize) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) if code == rustix::io::Errno::MFILE.raw_os_error() => io::Error::other(format!(
+            "{error} after {connections} connections: those of the kernel need one descriptor each (`ulimit -Hn`)"
+        )),
+        _ => error,
+    }
 }
 
 pub(crate) async fn keep<N: Net>(work: &Keep, congestion: &str, control: &mut Control) -> io::Result<Metrics> {
