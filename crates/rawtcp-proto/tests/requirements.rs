@@ -806,7 +806,7 @@ fn recovery_sends_in_proportion_to_what_arrives() {
 
 #[test]
 fn recovery_catches_up_only_on_acks_that_show_progress() {
-    // RFC 9937 §6.2: below ssthresh as many leave as arrived, and one more only if SND.UNA moved without a loss.
+    // RFC 9937: below ssthresh as many leave as arrived, and one more only if SND.UNA moved without a loss.
     let mut host = Host::established_with(
         &ConnConfig { sack: true, initial_window: 40, ..plain() },
         Options { mss: Some(1000), sack_permitted: true, ..Options::default() },

@@ -392,7 +392,7 @@ impl Connection {
             let due = (u128::from(prr.delivered) * u128::from(ssthresh)).div_ceil(u128::from(prr.flight));
             u64::try_from(due).unwrap_or(u64::MAX).saturating_sub(prr.out)
         } else {
-            // The slow-start reduction bound only when the ACK shows progress, as RFC 9937 §6.2 and Linux: else
+            // The slow-start reduction bound only when the ACK shows progress, as RFC 9937 and Linux: else
             // retransmissions that are lost again would be followed by ever more of them.
             let limit = prr.delivered.saturating_sub(prr.out).max(delivered) + if safe { mss } else { 0 };
             ssthresh.saturating_sub(pipe).min(limit)

@@ -207,7 +207,7 @@ fn sack_blocks_in_any_order_leave_a_consistent_scoreboard() {
         again.push(segment);
         again.extend(s.all());
     }
-    // What arrived since recovery began pays for three; the next leave when those arrive (RFC 9937 §6.2).
+    // What arrived since recovery began pays for three; the next leave when those arrive (RFC 9937).
     assert_eq!(starts(&s, &again), [0, MSS, 4 * MSS]);
     s.sacks(5 * MSS, &sacked);
     let rest = s.all();
