@@ -90,6 +90,35 @@ pub(crate) struct ReceiveOutcome {
     pub(crate) truncated: usize,
 }
 
+/// Receives into these messages; 0 if there is nothing. Never blocks.
+///
+/// # Safety
+/// Whatever the messages point to is valid for writes of the lengths that they give, and nobody else looks at it before
+/// this returns.
+unsafe fn receive_messages(fd: BorrowedFd<'_>, messages: &mut [libc::mmsghdr]) -> io::Result<usize> {
+    loop {
+        // SAFETY: the messages are as many as said, and the caller vouches for what they point to.
+        let result = unsafe {
+            libc::recvmmsg(
+                fd.as_raw_fd(),
+                messages.as_mut_ptr(),
+                messages.len() as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
+        };
+        if let Ok(received) = usize::try_from(result) {
+            return Ok(received);
+        }
+        let error = io::Error::last_os_error();
+        match error.kind() {
+            io::ErrorKind::Interrupted => {}
+            io::ErrorKind::WouldBlock => return Ok(0),
+            _ => return Err(error),
+        }
+    }
+}
+
 /// Receives up to [`BATCH`] packets into a cleared batch; `meta` may refuse a packet. Never blocks.
 pub(crate) fn receive(
     fd: BorrowedFd<'_>,
@@ -114,29 +143,10 @@ pub(crate) fn receive(
         header.msg_control = controls[i].0.as_mut_ptr().cast();
         header.msg_controllen = mem::size_of::<ControlBuffer>() as _;
     }
-    let received = loop {
-        // SAFETY: the first `asked` messages point to one iovec, one name and one control buffer each, all alive on
-        // this stack frame, and each iovec to RX_SLOT_SIZE bytes of spare capacity of a distinct slot of `batch`,
-        // which is mutably borrowed and not touched until the call returns.
-        let result = unsafe {
-            libc::recvmmsg(
-                fd.as_raw_fd(),
-                messages.as_mut_ptr(),
-                asked as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
-                ptr::null_mut(),
-            )
-        };
-        if let Ok(received) = usize::try_from(result) {
-            break received;
-        }
-        let error = io::Error::last_os_error();
-        match error.kind() {
-            io::ErrorKind::Interrupted => {}
-            io::ErrorKind::WouldBlock => break 0,
-            _ => return Err(error),
-        }
-    };
+    // SAFETY: the first `asked` messages point to one iovec, one name and one control buffer each, all alive on
+    // this stack frame, and each iovec to RX_SLOT_SIZE bytes of spare capacity of a distinct slot of `batch`,
+    // which is mutably borrowed and not touched until the call returns.
+    let received = unsafe { receive_messages(fd, &mut messages[..asked])? };
 
     let mut truncated = 0;
     for (i, message) in messages[..received.min(asked)].iter().enumerate() {

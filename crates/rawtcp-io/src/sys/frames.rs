@@ -5,7 +5,7 @@ use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use super::{BATCH, ReceiveOutcome};
+use super::{BATCH, ReceiveOutcome, receive_messages};
 use crate::{RX_SLOT_SIZE, RxBatch, RxMeta, TxPacket};
 
 /// I/O vectors of one `sendmmsg`, kept on the stack: a 64 KiB packet in 16 KiB pieces needs six.
@@ -53,29 +53,10 @@ pub(crate) fn receive<const P: usize>(
         messages[i].msg_hdr.msg_iov = vectors[i].as_mut_ptr();
         messages[i].msg_hdr.msg_iovlen = 2;
     }
-    let received = loop {
-        // SAFETY: the first `asked` messages point to two iovecs each, and these to P bytes on this stack frame and to
-        // RX_SLOT_SIZE bytes of spare capacity of a distinct slot of `batch`, which is mutably borrowed and not touched
-        // until the call returns.
-        let result = unsafe {
-            libc::recvmmsg(
-                fd.as_raw_fd(),
-                messages.as_mut_ptr(),
-                asked as libc::c_uint,
-                libc::MSG_DONTWAIT as _,
-                ptr::null_mut(),
-            )
-        };
-        if let Ok(received) = usize::try_from(result) {
-            break received;
-        }
-        let error = io::Error::last_os_error();
-        match error.kind() {
-            io::ErrorKind::Interrupted => {}
-            io::ErrorKind::WouldBlock => break 0,
-            _ => return Err(error),
-        }
-    };
+    // SAFETY: the first `asked` messages point to two iovecs each, and these to P bytes on this stack frame and to
+    // RX_SLOT_SIZE bytes of spare capacity of a distinct slot of `batch`, which is mutably borrowed and not touched
+    // until the call returns.
+    let received = unsafe { receive_messages(fd, &mut messages[..asked])? };
     let mut truncated = 0;
     for (i, message) in messages[..received.min(asked)].iter().enumerate() {
         let length = (message.msg_len as usize).saturating_sub(P).min(RX_SLOT_SIZE);

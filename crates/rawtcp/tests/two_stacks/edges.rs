@@ -2,31 +2,13 @@
 
 use super::net::{TcpListener, TcpStream};
 use super::skip;
+use super::support::{pair, soon};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
-use tokio::time::timeout;
-
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(10), what).await.expect("hangs")
-}
-
-async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let (client, accepted) = soon(async { tokio::join!(TcpStream::connect(addr), listener.accept()) }).await;
-    let (client, server) = (client.unwrap(), accepted.unwrap().0);
-    for stream in [&client, &server] {
-        while futures::poll!(pin!(stream.readable())).is_ready() {
-            assert_eq!(stream.try_read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
-        }
-    }
-    (client, server)
-}
 
 fn errno(error: io::Error) -> Option<i32> {
     error.raw_os_error()

@@ -13,6 +13,8 @@ mod semantics;
 mod sockets;
 #[path = "sticky.rs"]
 mod sticky;
+#[path = "support.rs"]
+mod support;
 
 pub(crate) fn is_loopback() -> bool {
     std::env::var_os("RAWTCP_DEVICE").is_some_and(|device| device == "loopback")

@@ -3,6 +3,7 @@
 use super::net::tcp::ReuniteError;
 use super::net::{TcpListener, TcpStream};
 use super::skip;
+use super::support::{pair, pair_at, soon};
 use futures::task::noop_waker;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
@@ -15,29 +16,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::timeout;
-
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(10), what).await.expect("hangs")
-}
-
-async fn pair_at(addr: &str) -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind(addr).await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let (client, accepted) = soon(async { tokio::join!(TcpStream::connect(addr), listener.accept()) }).await;
-    let (client, server) = (client.unwrap(), accepted.unwrap().0);
-    // An accepted stream is taken for readable until a look finds nothing (see `sticky`). An event that comes during
-    // the look keeps the readiness: then once more.
-    for stream in [&client, &server] {
-        while futures::poll!(pin!(stream.readable())).is_ready() {
-            assert_eq!(stream.try_read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
-        }
-    }
-    (client, server)
-}
-
-async fn pair() -> (TcpStream, TcpStream) {
-    pair_at("127.0.0.1:0").await
-}
 
 /// An address where nobody listens.
 async fn free() -> SocketAddr {

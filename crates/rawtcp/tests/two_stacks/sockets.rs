@@ -2,15 +2,12 @@
 
 use super::net::{TcpListener, TcpSocket, TcpStream};
 use super::skip;
+use super::support::soon;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
-
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(10), what).await.expect("hangs")
-}
 
 fn any() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()

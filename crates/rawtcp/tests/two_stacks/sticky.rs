@@ -2,6 +2,7 @@
 
 use super::net::{TcpListener, TcpStream};
 use super::skip;
+use super::support::{pair, soon};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::ErrorKind;
@@ -9,25 +10,6 @@ use std::pin::pin;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::time::timeout;
-
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(10), what).await.expect("hangs")
-}
-
-async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    let (client, accepted) = soon(async { tokio::join!(TcpStream::connect(addr), listener.accept()) }).await;
-    let (client, server) = (client.unwrap(), accepted.unwrap().0);
-    // An accepted stream is taken for readable until a look finds nothing. An event that comes during the look keeps
-    // the readiness: then once more.
-    for stream in [&client, &server] {
-        while futures::poll!(pin!(stream.readable())).is_ready() {
-            assert_eq!(stream.try_read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
-        }
-    }
-    (client, server)
-}
 
 #[tokio::test]
 async fn a_fresh_stream_has_room_and_nothing_to_read() {

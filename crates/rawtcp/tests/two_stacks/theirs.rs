@@ -12,6 +12,8 @@ mod semantics;
 mod sockets;
 #[path = "sticky.rs"]
 mod sticky;
+#[path = "support.rs"]
+mod support;
 
 fn skip() -> bool {
     false
