@@ -14,8 +14,8 @@ use tokio::io::ReadBuf;
 use tokio::task::coop::poll_proceed;
 
 /// Packets that a writer sends by itself before the driver goes on, about as long as a task may run: four holds of single
-/// packets, or 1 MiB in segmentable ones. Data that is sent while the writer's copy of it is in the cache costs the
-/// kernel half, so a writer does not leave a backlog behind.
+/// packets, or 1 MiB in segmentable ones. A writer that leaves no backlog behind has the kernel copy what is in the cache
+/// still, and wakes no driver.
 const USER_PACKETS: usize = 64;
 
 /// A closing operation of one direction.
