@@ -323,7 +323,7 @@ impl Devices {
 
     /// Refuses what would be asked of another network namespace's kernel than that of the raw sockets: the
     /// answers would be wrong, and guards would guard nothing.
-    fn check_namespace(&self) -> io::Result<()> {
+    pub(crate) fn check_namespace(&self) -> io::Result<()> {
         if self.is_here() {
             return Ok(());
         }

@@ -105,6 +105,8 @@ impl RecentWays {
         if by.is_some() || devices.are_virtual() {
             return devices.route(remote, source, by);
         }
+        // An answer must not hide that the question comes from another namespace.
+        devices.check_namespace()?;
         let mut peer = remote;
         peer.set_port(0);
         let question = (peer, source);
