@@ -1,15 +1,22 @@
 //! Keeping the kernel silent on a port that is ours, and other programs off it.
 //!
-//! A guard is a kernel socket which listens on the port behind a filter that drops everything: raw sockets still see
-//! every segment, the kernel answers none, the port is reserved, and all of it vanishes with the process. It needs no
-//! privilege and no firewall rule.
+//! A guard is a kernel socket which listens on the port and never takes a segment: raw sockets still see every one, the kernel
+//! answers none, the port is reserved, and all of it vanishes with the process. It needs no privilege and no firewall rule.
+//!
+//! What makes it deaf is a key: the kernel drops in silence what is not signed with it (RFC 2385 §2.0), and nobody has the key.
+//! Where the kernel knows no signatures a filter that drops everything does it instead. That takes it 7 µs longer, and from
+//! Linux 6.18 on CAP_NET_ADMIN.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::filter;
+use crate::sys::{self, SignatureKey};
 
 /// What to reserve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +36,7 @@ pub struct Guard {
     _socket: Socket,
     local: SocketAddr,
     shared: bool,
+    partial: bool,
 }
 
 impl Guard {
@@ -45,11 +53,14 @@ impl Guard {
             result => (result?, false),
         };
         // Before `listen`, or the kernel would answer the first SYN.
-        filter::attach(&socket, &filter::drop_all())?;
+        if let Err(error) = demand_signatures(&socket, request) {
+            // Say why the first way is barred: that is what can be mended.
+            filter::attach(&socket, &filter::drop_all()).map_err(|_| error)?;
+        }
         // With SO_REUSEADDR two sockets may be bound to a port, but only one listens: this may be AddrInUse too.
         socket.listen(1)?;
         let local = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { _socket: socket, local, shared })
+        Ok(Self { _socket: socket, local, shared, partial: request.device.is_some() })
     }
 
     /// The reserved address, with the port the kernel chose.
@@ -63,6 +74,39 @@ impl Guard {
     pub fn is_shared(&self) -> bool {
         self.shared
     }
+
+    /// Nothing that comes to this address and port is the kernel's, by whichever interface: the port is not
+    /// [shared](Self::is_shared), nor reserved on one interface only.
+    pub fn is_whole(&self) -> bool {
+        !self.shared && !self.partial
+    }
+}
+
+/// A key of this process, which is told to the kernel only.
+fn secret() -> io::Result<[u8; 16]> {
+    static SECRET: OnceLock<[u8; 16]> = OnceLock::new();
+    if let Some(secret) = SECRET.get() {
+        return Ok(*secret);
+    }
+    let mut secret = [0; 16];
+    let given = rustix::io::retry_on_intr(|| getrandom(&mut secret, GetRandomFlags::empty()))?;
+    if given < secret.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(*SECRET.get_or_init(|| secret))
+}
+
+/// Has the kernel drop whatever any peer sends unsigned. A peer's address decides over the key: for IPv4 peers of a dual-stack
+/// socket it is asked for by their own family.
+fn demand_signatures(socket: &Socket, request: &GuardRequest) -> io::Result<()> {
+    let secret = secret()?;
+    let of_all =
+        |family: IpAddr| sys::set_signature_key(socket.as_fd(), &SignatureKey { peers: (family, 0), secret: &secret });
+    if request.addr.is_ipv4() {
+        return of_all(Ipv4Addr::UNSPECIFIED.into());
+    }
+    of_all(Ipv6Addr::UNSPECIFIED.into())?;
+    if request.v6only { Ok(()) } else { of_all(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().into()) }
 }
 
 fn bind(request: &GuardRequest, reuse: bool) -> io::Result<Socket> {

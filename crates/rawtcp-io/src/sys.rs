@@ -27,7 +27,8 @@ pub(crate) const SOL_RAW: libc::c_int = 255;
 /// From `<linux/sock_diag.h>`: index of the drop counter in `SO_MEMINFO`.
 const SK_MEMINFO_DROPS: usize = 8;
 
-/// Sets a socket option whose value is plain data. `T` must have no padding; here it is `c_int` or arrays of `u32`.
+/// Sets a socket option whose value is plain data. `T` must have no padding; here it is `c_int`, arrays of `u32`,
+/// or [`TcpMd5Sig`].
 pub(crate) fn set_option<T: Copy>(
     fd: BorrowedFd<'_>,
     level: libc::c_int,
@@ -39,6 +40,62 @@ pub(crate) fn set_option<T: Copy>(
         libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), mem::size_of::<T>() as libc::socklen_t)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What certain peers must sign their segments with (RFC 2385).
+#[derive(Clone, Copy)]
+pub(crate) struct SignatureKey<'a> {
+    /// An address, of the socket's family, and the length of the prefix that counts; of mapped IPv4 addresses as with IPv4.
+    pub(crate) peers: (IpAddr, u8),
+    /// 1–80 bytes.
+    pub(crate) secret: &'a [u8],
+}
+
+/// `struct tcp_md5sig` of `<linux/tcp.h>`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TcpMd5Sig {
+    /// `struct __kernel_sockaddr_storage`: family, port, and for IPv6 the flow label stand before the address.
+    family: libc::sa_family_t,
+    address: [u8; 126],
+    flags: u8,
+    prefix: u8,
+    key_length: u16,
+    interface: libc::c_int,
+    key: [u8; 80],
+}
+
+const _: () = assert!(mem::size_of::<TcpMd5Sig>() == 216);
+
+/// From `<linux/tcp.h>`, since Linux 4.13.
+const TCP_MD5SIG_EXT: libc::c_int = 32;
+const TCP_MD5SIG_FLAG_PREFIX: u8 = 1;
+
+/// Has a TCP socket of the kernel drop what these peers send without a signature.
+pub(crate) fn set_signature_key(fd: BorrowedFd<'_>, key: &SignatureKey<'_>) -> io::Result<()> {
+    let mut value = TcpMd5Sig {
+        family: 0,
+        address: [0; 126],
+        flags: TCP_MD5SIG_FLAG_PREFIX,
+        prefix: key.peers.1,
+        key_length: 0,
+        interface: 0,
+        key: [0; 80],
+    };
+    match key.peers.0 {
+        IpAddr::V4(ip) => {
+            value.family = libc::AF_INET as libc::sa_family_t;
+            value.address[2..6].copy_from_slice(&ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            value.family = libc::AF_INET6 as libc::sa_family_t;
+            value.address[6..22].copy_from_slice(&ip.octets());
+        }
+    }
+    let place = value.key.get_mut(..key.secret.len()).ok_or(io::ErrorKind::InvalidInput)?;
+    place.copy_from_slice(key.secret);
+    value.key_length = key.secret.len() as u16;
+    set_option(fd, libc::IPPROTO_TCP, TCP_MD5SIG_EXT, value)
 }
 
 /// Reads a socket option of up to `N` 32-bit words; words the kernel did not write are 0.
