@@ -12,6 +12,7 @@ mod ethernet;
 mod half_close;
 mod impaired;
 mod info;
+mod ingress;
 mod load;
 mod ownership;
 mod pmtu;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     tests.extend(errors::tests());
     tests.extend(congestion::tests());
     tests.extend(info::tests());
+    tests.extend(ingress::tests());
     tests.extend(ecn::tests());
     tests.extend(pmtu::tests());
     tests.extend(urgent::tests());

@@ -16,6 +16,7 @@ pub mod afpacket_raw;
 pub mod capture;
 pub mod diag;
 pub mod ethtool;
+pub mod ingress;
 pub mod mem;
 pub mod netns;
 pub mod network;

@@ -155,6 +155,11 @@ impl LocalAddresses {
         Self { hosts, ranges }
     }
 
+    /// The host's single addresses, in order: without ranges such as 127.0.0.0/8.
+    pub fn hosts(&self) -> &[IpAddr] {
+        &self.hosts
+    }
+
     /// Whether packets to this address are for this host.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.hosts.binary_search(&ip).is_ok() || self.ranges.iter().any(|&(net, prefix)| is_within(ip, net, prefix))

@@ -23,6 +23,10 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use tracing::Span;
 
+/// Turns of the driver after which it is worth while to spare the kernel what a connection, or a listener with as many of
+/// them, receives: to say so costs as much as some tens of packets.
+pub(crate) const UNTIL_BUSY: u8 = 64;
+
 /// One connection of a stack.
 pub(crate) struct ConnCell {
     tuple: FourTuple,
@@ -62,6 +66,8 @@ pub(crate) struct Inner {
     gave_up: bool,
     /// It has a share of its port's guard, to be given back.
     pub(crate) holds_port: bool,
+    /// Turns of the driver until it counts as busy; 0: it does.
+    pub(crate) until_busy: u8,
     granted: Grant,
     /// For whoever listens to what the connection does.
     pub(crate) events: Ring,
@@ -130,6 +136,7 @@ impl ConnCell {
             armed: None,
             gave_up: false,
             holds_port: true,
+            until_busy: if host.devices.ingress().is_some() { UNTIL_BUSY } else { 0 },
             granted,
             events: Ring::default(),
             shows_events,

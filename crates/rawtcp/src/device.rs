@@ -5,6 +5,7 @@ use crate::error;
 use crate::ports::{Bind, canonical};
 use crate::sync::Arc;
 use crate::tx_queue::TxQueue;
+use rawtcp_io::ingress::IngressDrop;
 use rawtcp_io::mem::{self, LoopbackDevice, MemConfig, Receiver, Switch};
 use rawtcp_io::network::{Hop, Interface, LocalAddresses, Mac, Network};
 use rawtcp_io::{
@@ -123,6 +124,8 @@ pub(crate) struct Devices {
     network: Option<Network>,
     /// The Ethernet devices, by the number of their interface.
     ethernets: Vec<(u32, usize)>,
+    /// Where the kernel can be spared what they receive.
+    ingress: Option<Arc<IngressDrop>>,
 }
 
 /// The network namespace of the calling thread; `None` where that is not shown.
@@ -161,6 +164,11 @@ impl Reservation {
     pub(crate) fn is_shared(&self) -> bool {
         matches!(self, Reservation::Kernel(guard) if guard.is_shared())
     }
+
+    /// The kernel would see what comes to it, and has no use for any of it.
+    pub(crate) fn is_wasted_on_kernel(&self) -> bool {
+        matches!(self, Reservation::Kernel(guard) if guard.is_whole())
+    }
 }
 
 impl Reservation {
@@ -179,6 +187,14 @@ impl Reservation {
             Device::Own { .. } => Ok(Reservation::Own(addr)),
         }
     }
+}
+
+/// Where the kernel can be spared what these interfaces receive for us.
+fn ingress(ethernets: &[Arc<Interface>]) -> Option<Arc<IngressDrop>> {
+    if ethernets.is_empty() {
+        return None;
+    }
+    IngressDrop::new(ethernets.iter().map(|interface| interface.name())).ok().map(Arc::new)
 }
 
 /// Errors that mean "this host has no IPv6", not "something is wrong".
@@ -211,6 +227,7 @@ impl Devices {
             namespace: None,
             network: None,
             ethernets: Vec::new(),
+            ingress: None,
         }
     }
 
@@ -263,6 +280,7 @@ impl Devices {
             addresses: Addresses::Kernel,
             namespace: namespace(),
             network,
+            ingress: ingress(ethernets),
             ethernets: by_interface,
         })
     }
@@ -270,6 +288,16 @@ impl Devices {
     /// What the kernel knows of the network, where frames are sent without it.
     pub(crate) fn network(&self) -> Option<&Network> {
         self.network.as_ref()
+    }
+
+    /// Where the kernel can be spared what comes to ports of ours.
+    pub(crate) fn ingress(&self) -> Option<&Arc<IngressDrop>> {
+        self.ingress.as_ref()
+    }
+
+    /// The kernel shall see everything.
+    pub(crate) fn leave_ingress_alone(&mut self) {
+        self.ingress = None;
     }
 
     /// Grows when routes change.

@@ -54,6 +54,8 @@ pub(crate) struct Engine {
     replies: Vec<Reply>,
     /// Connections whose handshake is complete: they are queued for `accept` last.
     accepted: Vec<(ListenerRef, Arc<ConnCell>)>,
+    /// Addresses of ours that became busy.
+    busy: Vec<SocketAddr>,
     /// Shards that were looked into: their timers may have changed. One bit each.
     shards: u64,
     wake: WakeList,
@@ -77,6 +79,7 @@ impl Engine {
             touched: Vec::new(),
             replies: Vec::new(),
             accepted: Vec::new(),
+            busy: Vec::new(),
             shards: 0,
             wake: WakeList::default(),
             due: Vec::new(),
@@ -126,6 +129,7 @@ impl Engine {
         let generation = self.host.devices.generation();
         if self.local.1 != generation {
             self.local = (self.host.devices.local(), generation);
+            self.host.ports.renew_spared(&self.host.devices);
             self.paths = PathCache::default();
         }
     }
@@ -135,6 +139,7 @@ impl Engine {
         if let Some(Err(error)) = self.host.devices.network().map(Network::update) {
             self.host.warn_once_unknown("netlink", &error);
         }
+        self.renew();
     }
 
     fn on_packet(
@@ -412,12 +417,19 @@ impl Engine {
                 let mut after = After::default();
                 let mut inner = cell.lock();
                 inner.touched = false;
+                let becomes_busy = inner.until_busy == 1;
+                inner.until_busy = inner.until_busy.saturating_sub(1);
                 cell.settle(&mut inner, now, &mut after);
                 drop(inner);
-                after
+                (after, becomes_busy)
             }));
             match settled {
-                Ok(after) => cell.finish(after),
+                Ok((after, becomes_busy)) => {
+                    if becomes_busy {
+                        self.busy.push(cell.tuple().local);
+                    }
+                    cell.finish(after);
+                }
                 // Poisoned: the next one to lock it resets it. Have that be soon.
                 Err(_) => host.schedule(cell),
             }
@@ -425,6 +437,9 @@ impl Engine {
         self.touched = touched;
         // Last, so that whoever accepts finds the connection as it is behind the batch.
         for (listener, cell) in std::mem::take(&mut self.accepted) {
+            if listener.0.becomes_busy() {
+                self.busy.push(listener.0.local());
+            }
             if let Err(cell) = listener.0.push(cell, &mut self.wake) {
                 // The listener was dropped meanwhile.
                 cell.with(|inner, now| inner.conn.abort(now));
@@ -438,6 +453,9 @@ impl Engine {
             let _ = host.arm_shard(at, deadline);
         }
         self.wake.wake_all();
+        for local in self.busy.drain(..) {
+            host.ports.spare_kernel(&host.devices, local);
+        }
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) conn: Arc<ConnConfig>,
     pub(crate) stack: StackConfig,
     pub(crate) exit_drain: Duration,
+    /// The kernel may be told to drop what AF_PACKET sockets receive for us.
+    pub(crate) ingress_drop: bool,
     pub(crate) seed: Option<[u8; 32]>,
     /// The driver has a thread, and so a runtime, of its own.
     pub(crate) own_thread: bool,
@@ -178,7 +180,10 @@ impl Host {
     pub(crate) fn new(mut settings: Settings) -> io::Result<Arc<Self>> {
         // Buffers grow inside the budget only.
         Arc::make_mut(&mut settings.conn).recv_buffer_on_request = true;
-        let devices = Devices::open(&settings.device)?;
+        let mut devices = Devices::open(&settings.device)?;
+        if !settings.ingress_drop {
+            devices.leave_ingress_alone();
+        }
         let seed = match settings.seed {
             Some(seed) => seed,
             None => random_seed()?,

@@ -1,6 +1,6 @@
 //! A listener's accept queue, and who waits for it.
 
-use crate::conn_cell::ConnCell;
+use crate::conn_cell::{ConnCell, UNTIL_BUSY};
 use crate::error;
 use crate::host::{Host, ListenOptions};
 use crate::readiness::{Bits, Readiness, WakeList};
@@ -27,6 +27,8 @@ pub(crate) struct ListenerCell {
     len: AtomicUsize,
     /// Hop limit of accepted connections.
     ttl: AtomicU8,
+    /// Connections until it counts as busy; 0: it does.
+    until_busy: AtomicU8,
     /// Linger time of accepted connections.
     linger: Option<Duration>,
     /// Sockets that listen here: more than one if all of them have SO_REUSEPORT. They share the queue.
@@ -73,6 +75,7 @@ impl ListenerCell {
             backlog,
             len: AtomicUsize::new(0),
             ttl: AtomicU8::new(ttl),
+            until_busy: AtomicU8::new(if host.devices.ingress().is_some() { UNTIL_BUSY } else { 0 }),
             queue: Mutex::default(),
         })
     }
@@ -83,6 +86,15 @@ impl ListenerCell {
 
     pub(crate) fn ttl(&self) -> u8 {
         self.ttl.load(Ordering::Relaxed)
+    }
+
+    /// The driver has accepted a connection; says whether this is the one that makes it busy.
+    pub(crate) fn becomes_busy(&self) -> bool {
+        let left = self.until_busy.load(Ordering::Relaxed);
+        if left > 0 {
+            self.until_busy.store(left - 1, Ordering::Relaxed);
+        }
+        left == 1
     }
 
     pub(crate) fn linger(&self) -> Option<Duration> {

@@ -5,6 +5,7 @@
 //! one guard covers an address and port, so that whoever leaves needs only its address to find it.
 
 mod avoided;
+mod spared;
 
 use crate::device::{Devices, Reservation};
 use crate::error;
@@ -13,6 +14,7 @@ use avoided::Avoided;
 use rawtcp_io::PortSet;
 use rawtcp_proto::stack::PortChooser;
 use rawtcp_proto::{FourTuple, Instant};
+use spared::Spared;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -48,6 +50,8 @@ pub(crate) enum Ownership {
 
 #[derive(Debug)]
 struct Guarded {
+    /// Goes before the guard does: what comes to the port is the kernel's again then.
+    spared: Option<Spared>,
     reservation: Reservation,
     /// Listeners, connections and TIME-WAIT records.
     users: usize,
@@ -459,7 +463,8 @@ impl Inner {
         }
         let at = canonical(with_port(addr, reservation.local_addr().port()));
         let (exclusive, reuseport) = (!reuse.addr, reuse.port);
-        let guarded = Guarded { reservation, users: 0, listener: false, client, exclusive, reuseport, v6only };
+        let guarded =
+            Guarded { spared: None, reservation, users: 0, listener: false, client, exclusive, reuseport, v6only };
         *self.on_port.entry(at.port()).or_default() += 1;
         let replaced = self.guards.insert(at, guarded);
         debug_assert!(replaced.is_none(), "two guards on {at}");

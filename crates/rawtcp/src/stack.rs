@@ -154,6 +154,7 @@ impl Default for StackBuilder {
                 conn: Arc::default(),
                 stack: StackConfig::default(),
                 exit_drain: Duration::from_secs(3),
+                ingress_drop: true,
                 seed: None,
                 own_thread: false,
             },
@@ -204,6 +205,13 @@ impl StackBuilder {
     /// What the stack sends and receives by. Default: raw IP sockets.
     pub fn device(mut self, device: Device) -> Self {
         self.settings.device = device;
+        self
+    }
+
+    /// Whether the kernel is told, with CAP_NET_ADMIN, to drop what AF_PACKET sockets receive for busy ports of the stack, instead
+    /// of having it travel to their guards: an nf_tables table of the stack's own, which goes with it. Default: yes.
+    pub fn ingress_drop(mut self, on: bool) -> Self {
+        self.settings.ingress_drop = on;
         self
     }
 

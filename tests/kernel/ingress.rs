@@ -1,0 +1,278 @@
+//! Of a busy port the kernel is spared what AF_PACKET sockets receive: how, for how long, and what it goes on seeing.
+
+use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, kernel_listener, soon};
+use crate::tests;
+use crate::transfer::exchange;
+use rawtcp::net::{TcpListener, TcpStream};
+use rawtcp::{Device, Stack};
+use rawtcp_lab::netns::Namespace;
+use rawtcp_lab::topology::{INTERFACE, Pair, SERVER_V4, SERVER_V6};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use std::error::Error;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::process::Command;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::oneshot;
+
+tests!(
+    the_kernel_does_not_see_a_busy_connection,
+    a_server_of_short_connections_is_busy_too,
+    a_port_is_the_kernels_again_afterwards,
+    other_ports_and_addresses_are_left_alone,
+    an_address_that_comes_and_one_that_goes,
+    switched_off,
+    without_the_privilege_the_guard_does_it,
+);
+
+const PORT: u16 = 4800;
+
+const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+/// Addresses to connect to, and what the listener there is bound to.
+const WHERE: [(IpAddr, IpAddr); 4] =
+    [(SERVER_V4, SERVER_V4), (SERVER_V6, SERVER_V6), (SERVER_V4, ANY), (SERVER_V6, ANY)];
+
+/// More exchanges than it takes to count as busy.
+const ENOUGH: usize = 200;
+
+fn packet() -> io::Result<Stack> {
+    Stack::builder().device(Device::Packet { interface: None }).build()
+}
+
+/// Runs on `host`; its outcome is awaited without blocking the thread.
+async fn there<F>(host: &Namespace, make: impl FnOnce() -> F + Send + 'static) -> Outcome
+where
+    F: Future<Output = Outcome> + 'static,
+{
+    let (said, hears) = oneshot::channel();
+    let task = host.spawn_tokio(move || async move {
+        // The test has failed already if nobody hears it.
+        let _ = said.send(make().await);
+    });
+    let outcome = hears.await?;
+    task.join();
+    outcome
+}
+
+/// A kernel client that sends a byte and awaits one, so many times.
+async fn asks(host: &Namespace, at: SocketAddr, times: usize) -> Outcome {
+    there(host, move || async move {
+        let mut stream = soon("connect", tokio::net::TcpStream::connect(at)).await?;
+        ask(&mut stream, times).await
+    })
+    .await
+}
+
+async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), times: usize) -> Outcome {
+    for _ in 0..times {
+        stream.write_all(b"?").await?;
+        soon("an answer", stream.read_exact(&mut [0])).await?;
+    }
+    Ok(())
+}
+
+async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), times: usize) -> Outcome {
+    for _ in 0..times {
+        soon("a question", stream.read_exact(&mut [0])).await?;
+        stream.write_all(b"!").await?;
+    }
+    Ok(())
+}
+
+/// The kernel serves at an address of the calling thread's namespace, and is asked by a kernel client on `peer`.
+async fn the_kernel_serves(at: SocketAddr, peer: &Namespace) -> Outcome {
+    let listener = kernel_listener(at).await?;
+    let serving = async { exchange(&mut soon("accept", listener.accept()).await?.0).await };
+    let asking =
+        there(
+            peer,
+            move || async move { exchange(&mut soon("connect", tokio::net::TcpStream::connect(at)).await?).await },
+        );
+    let (served, asked) = futures::future::join(serving, asking).await;
+    served.and(asked)
+}
+
+/// TCP segments that the kernel of the calling thread's namespace has received.
+fn seen_by_the_kernel() -> io::Result<u64> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/snmp")?;
+    let mut lines = table.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_whitespace);
+    let (names, values) = (lines.next().into_iter().flatten(), lines.next().into_iter().flatten());
+    let found = names.zip(values).find(|(name, _)| *name == "InSegs").and_then(|(_, value)| value.parse().ok());
+    found.ok_or_else(|| io::Error::other("no InSegs"))
+}
+
+/// What `nft` shows of the calling thread's namespace.
+fn rules() -> io::Result<String> {
+    let output = Command::new("nft").args(["list", "ruleset"]).output()?;
+    if !output.status.success() {
+        return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a test on the server's host.
+fn on_the_server<F>(test: impl FnOnce(Arc<Pair>) -> F + Send + 'static) -> Outcome
+where
+    F: Future<Output = Outcome> + 'static,
+{
+    let pair = Arc::new(Pair::new()?);
+    let inside = pair.clone();
+    pair.server.spawn_tokio(move || test(inside)).join()
+}
+
+/// A connection that has become busy.
+async fn busy(stack: &Stack, bound: IpAddr, ip: IpAddr, client: &Namespace) -> io::Result<(TcpListener, TcpStream)> {
+    let listener = stack.bind(addr(bound, PORT)).await?;
+    let serving = async {
+        let (mut stream, _) = soon("accept", listener.accept()).await?;
+        answer(&mut stream, ENOUGH).await.map(|()| stream)
+    };
+    let (stream, asked) = futures::future::join(serving, asks(client, addr(ip, PORT), ENOUGH)).await;
+    asked.map_err(io::Error::other)?;
+    let stream = stream.map_err(io::Error::other)?;
+    Ok((listener, stream))
+}
+
+fn the_kernel_does_not_see_a_busy_connection() -> Outcome {
+    for (ip, bound) in WHERE {
+        on_the_server(move |pair| async move {
+            let stack = packet()?;
+            let listener = stack.bind(addr(bound, PORT)).await?;
+            let serving = async {
+                let (mut stream, _) = soon("accept", listener.accept()).await?;
+                let before = seen_by_the_kernel()?;
+                answer(&mut stream, ENOUGH).await?;
+                let between = seen_by_the_kernel()?;
+                answer(&mut stream, 2 * ENOUGH).await?;
+                Ok((between - before, seen_by_the_kernel()? - between))
+            };
+            let asking = asks(&pair.client, addr(ip, PORT), 3 * ENOUGH);
+            let (served, asked): (Result<_, Box<dyn Error + Send + Sync>>, _) =
+                futures::future::join(serving, asking).await;
+            asked?;
+            let (first, later) = served?;
+            assert!(first > 20, "the kernel saw {first} before the port was busy");
+            assert!(later < 10, "the kernel saw {later} afterwards");
+            drop(listener);
+            stack.close().await;
+            assert_eq!(rules()?, "", "all of it ends with the stack");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn a_server_of_short_connections_is_busy_too() -> Outcome {
+    on_the_server(|pair| async move {
+        let stack = packet()?;
+        let listener = stack.bind(addr(SERVER_V4, PORT)).await?;
+        let serving = async {
+            let mut seen = [0; 2];
+            for seen in &mut seen {
+                let before = seen_by_the_kernel()?;
+                for _ in 0..ENOUGH {
+                    answer(&mut soon("accept", listener.accept()).await?.0, 1).await?;
+                }
+                *seen = seen_by_the_kernel()? - before;
+            }
+            Ok(seen)
+        };
+        let asking = there(&pair.client, || async {
+            for _ in 0..2 * ENOUGH {
+                ask(&mut soon("connect", tokio::net::TcpStream::connect(addr(SERVER_V4, PORT))).await?, 1).await?;
+            }
+            Ok(())
+        });
+        let (served, asked): (Result<_, Box<dyn Error + Send + Sync>>, _) =
+            futures::future::join(serving, asking).await;
+        asked?;
+        let [first, later] = served?;
+        assert!(first > 20 && later < 10, "the kernel saw {first} and then {later}");
+        Ok(())
+    })
+}
+
+/// A client port's guard outlives its connection: it is the kernel's again once that goes, too.
+fn a_port_is_the_kernels_again_afterwards() -> Outcome {
+    on_the_server(|pair| async move {
+        let stack = packet()?;
+        let (listener, stream) = busy(&stack, SERVER_V4, SERVER_V4, &pair.client).await?;
+        let other = stack.bind(addr(SERVER_V4, PORT + 1)).await?;
+        assert!(rules()?.contains(&format!("{SERVER_V4} . {PORT}")), "{}", rules()?);
+        stream.set_zero_linger()?;
+        drop((stream, listener));
+        the_kernel_serves(addr(SERVER_V4, PORT), &pair.client).await?;
+        assert!(!rules()?.contains(&format!("{SERVER_V4} . {PORT}")), "{}", rules()?);
+        drop(other);
+        Ok(())
+    })
+}
+
+fn other_ports_and_addresses_are_left_alone() -> Outcome {
+    on_the_server(|pair| async move {
+        let second: IpAddr = "10.0.0.3".parse()?;
+        pair.server.add_address(INTERFACE, second, 24)?;
+        let stack = packet()?;
+        let (_listener, _stream) = busy(&stack, SERVER_V4, SERVER_V4, &pair.client).await?;
+        assert!(rules()?.contains(&format!("{SERVER_V4} . {PORT}")), "{}", rules()?);
+        the_kernel_serves(addr(second, PORT), &pair.client).await?;
+        the_kernel_serves(addr(SERVER_V4, PORT + 1), &pair.client).await?;
+        the_kernel_serves(addr(SERVER_V6, PORT), &pair.client).await
+    })
+}
+
+/// What a listener on all addresses is spared follows the host's addresses.
+fn an_address_that_comes_and_one_that_goes() -> Outcome {
+    on_the_server(|pair| async move {
+        let second: IpAddr = "10.0.0.3".parse()?;
+        let stack = packet()?;
+        let (listener, _stream) = busy(&stack, ANY, SERVER_V4, &pair.client).await?;
+        let spared = |ip: IpAddr| rules().map(|rules| rules.contains(&format!("{ip} . {PORT}")));
+        assert!(spared(SERVER_V4)? && !spared(second)?, "{}", rules()?);
+        pair.server.add_address(INTERFACE, second, 24)?;
+        let serving = async { answer(&mut soon("accept", listener.accept()).await?.0, 1).await };
+        let (served, asked) = futures::future::join(serving, asks(&pair.client, addr(second, PORT), 1)).await;
+        served.and(asked)?;
+        assert!(spared(SERVER_V4)? && spared(second)?, "{}", rules()?);
+        let removed = Command::new("ip").args(["addr", "del", "10.0.0.3/24", "dev", INTERFACE]).status()?;
+        assert!(removed.success());
+        let serving = async { answer(&mut soon("accept", listener.accept()).await?.0, 1).await };
+        let (served, asked) = futures::future::join(serving, asks(&pair.client, addr(SERVER_V4, PORT), 1)).await;
+        served.and(asked)?;
+        assert!(spared(SERVER_V4)? && !spared(second)?, "{}", rules()?);
+        Ok(())
+    })
+}
+
+fn switched_off() -> Outcome {
+    on_the_server(|pair| async move {
+        let stack = Stack::builder().device(Device::Auto).ingress_drop(false).build()?;
+        let before = seen_by_the_kernel()?;
+        let _busy = busy(&stack, SERVER_V4, SERVER_V4, &pair.client).await?;
+        let seen = seen_by_the_kernel()? - before;
+        assert!(seen > ENOUGH as u64 / 2, "the kernel was spared all but {seen}");
+        assert_eq!(rules()?, "");
+        Ok(())
+    })
+}
+
+/// CAP_NET_RAW is all that a stack needs. (CAP_SYS_ADMIN is for the test, which goes to another namespace.)
+fn without_the_privilege_the_guard_does_it() -> Outcome {
+    on_the_server(|pair| async move {
+        let least = CapabilitySet::NET_RAW | CapabilitySet::SYS_ADMIN;
+        set_capabilities(None, CapabilitySets { effective: least, permitted: least, ..capabilities(None)? })?;
+        for (ip, bound) in WHERE {
+            let stack = packet()?;
+            let before = seen_by_the_kernel()?;
+            let (listener, stream) = busy(&stack, bound, ip, &pair.client).await?;
+            let seen = seen_by_the_kernel()? - before;
+            assert!(seen > ENOUGH as u64 / 2, "the kernel was spared all but {seen}");
+            assert_kernel_sent_no_reset()?;
+            drop((stream, listener));
+            stack.close().await;
+        }
+        Ok(())
+    })
+}
