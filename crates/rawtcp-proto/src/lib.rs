@@ -44,6 +44,7 @@
 pub mod buf;
 pub mod cc;
 mod cold;
+mod compact;
 pub mod config;
 pub mod conn;
 mod error;

@@ -209,7 +209,8 @@ impl ConnCell {
         if inner.detached {
             return;
         }
-        if let Some(at) = inner.conn.poll_timeout()
+        let deadlines = [inner.conn.poll_timeout(), inner.conn.rest_at()];
+        if let Some(at) = deadlines.into_iter().flatten().min()
             && inner.armed.is_none_or(|armed| at < armed)
         {
             inner.armed = Some(at);
@@ -223,6 +224,9 @@ impl ConnCell {
         inner.armed = None;
         if inner.conn.poll_timeout().is_some_and(|at| at <= now) {
             inner.conn.on_timeout(now);
+        }
+        if inner.conn.rest_at().is_some_and(|at| at <= now) {
+            inner.conn.rest();
         }
     }
 
@@ -468,6 +472,13 @@ mod tests {
     use std::io::ErrorKind;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// What a million of them take is mostly this. The bound on a connection's own memory is in `rawtcp-proto`.
+    #[test]
+    fn a_cell_is_small() {
+        let shell = size_of::<super::ConnCell>() - size_of::<rawtcp_proto::Connection>();
+        assert!(shell <= 512, "{shell}");
+    }
 
     #[tokio::test]
     async fn a_panic_under_the_lock_resets_this_connection_and_no_other() {

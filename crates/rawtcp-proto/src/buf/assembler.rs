@@ -46,7 +46,10 @@ pub struct Assembler {
 
 impl Idle for Assembler {
     const BEGIN: Self = Assembler::new();
-    const IDLE: &'static Self = &Assembler::new();
+
+    fn idle() -> &'static Self {
+        const { &Assembler::new() }
+    }
 }
 
 impl Default for Assembler {

@@ -1,6 +1,7 @@
 //! Bytes that arrived in order and that the application has not read yet.
 
 use super::{ChunkPool, LARGE, Storage};
+use crate::cold::Cold;
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 
@@ -18,7 +19,7 @@ const FEW_CHUNKS: usize = 1;
 #[derive(Debug)]
 pub struct RecvBuffer {
     /// In order, none of them empty.
-    chunks: VecDeque<Storage>,
+    chunks: Cold<VecDeque<Storage>>,
     /// Bytes of the first chunk that were read already.
     consumed: usize,
     pool: ChunkPool,
@@ -29,7 +30,7 @@ pub struct RecvBuffer {
 impl RecvBuffer {
     /// An empty buffer, with memory from `pool`.
     pub fn new(pool: ChunkPool) -> Self {
-        RecvBuffer { chunks: VecDeque::new(), consumed: 0, pool, len: 0, charged: 0 }
+        RecvBuffer { chunks: Cold::new(), consumed: 0, pool, len: 0, charged: 0 }
     }
 
     /// The bytes that can be read.
@@ -118,7 +119,7 @@ impl RecvBuffer {
             self.consume(n);
             return Some(bytes);
         }
-        let storage = self.chunks.pop_front()?;
+        let storage = self.chunks.edit().pop_front()?;
         let pinned = storage.charge();
         let mut bytes = into_bytes(storage);
         bytes.advance(self.consumed);
@@ -126,11 +127,11 @@ impl RecvBuffer {
         self.len -= n;
         if n == bytes.len() {
             self.charged -= pinned;
-            self.rest();
+            self.relax();
             return Some(bytes);
         }
         let taken = bytes.split_to(n);
-        self.chunks.push_front(Storage::Shared { bytes, pinned });
+        self.chunks.edit().push_front(Storage::Shared { bytes, pinned });
         Some(taken)
     }
 
@@ -142,10 +143,23 @@ impl RecvBuffer {
 
     /// Throws everything away, memory included.
     pub fn clear(&mut self) {
-        for chunk in std::mem::take(&mut self.chunks) {
-            self.retire(chunk);
+        for chunk in self.chunks.touched().into_iter().flat_map(std::mem::take) {
+            retire(&self.pool, chunk);
         }
+        self.chunks.reset();
         (self.consumed, self.len, self.charged) = (0, 0, 0);
+    }
+
+    /// Whether there is nothing in it and memory all the same: that of the list of chunks.
+    pub fn may_rest(&self) -> bool {
+        self.chunks.if_touched().is_some_and(|chunks| chunks.is_empty())
+    }
+
+    /// With nothing in it, gives back the memory of the list of chunks, too.
+    pub fn rest(&mut self) {
+        if self.may_rest() {
+            self.chunks.reset();
+        }
     }
 
     fn front(&self) -> Option<&[u8]> {
@@ -157,39 +171,38 @@ impl RecvBuffer {
         self.consumed += n;
         self.len -= n;
         let consumed = self.consumed;
-        let Some(chunk) = self.chunks.pop_front_if(|chunk| chunk.len() == consumed) else { return };
+        let Some(chunks) = self.chunks.touched() else { return };
+        let Some(chunk) = chunks.pop_front_if(|chunk| chunk.len() == consumed) else { return };
         self.consumed = 0;
         self.charged -= chunk.charge();
-        self.retire(chunk);
-        self.rest();
+        retire(&self.pool, chunk);
+        self.relax();
     }
 
     /// With nothing in it, gives back the memory that much took.
-    fn rest(&mut self) {
-        if self.chunks.is_empty() && self.chunks.capacity() > FEW_CHUNKS {
-            self.chunks = VecDeque::new();
-        }
-    }
-
-    fn retire(&self, storage: Storage) {
-        if let Storage::Own(chunk) = storage {
-            self.pool.give(chunk);
+    fn relax(&mut self) {
+        if let Some(chunks) = self.chunks.touched()
+            && chunks.is_empty()
+            && chunks.capacity() > FEW_CHUNKS
+        {
+            *chunks = VecDeque::new();
         }
     }
 
     fn push(&mut self, storage: Storage) {
         self.len += storage.len();
         self.charged += storage.charge();
-        if self.chunks.capacity() == 0 {
+        let chunks = self.chunks.edit();
+        if chunks.capacity() == 0 {
             // Who is read at once needs one.
-            self.chunks.reserve_exact(1);
+            chunks.reserve_exact(1);
         }
-        self.chunks.push_back(storage);
+        chunks.push_back(storage);
     }
 
     fn copy(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
-            let filled = self.chunks.back_mut().map_or(0, |tail| tail.fill(data));
+            let filled = self.chunks.edit().back_mut().map_or(0, |tail| tail.fill(data));
             if filled == 0 {
                 self.open_chunk(data.len());
             }
@@ -211,6 +224,12 @@ impl RecvBuffer {
 impl Drop for RecvBuffer {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+fn retire(pool: &ChunkPool, storage: Storage) {
+    if let Storage::Own(chunk) = storage {
+        pool.give(chunk);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Bytes that the application wrote and the peer has not acknowledged yet.
 
 use super::{ChunkPool, LARGE, Storage};
+use crate::cold::Cold;
 use crate::seq::{Offset, OffsetRange};
 use bytes::Bytes;
 use std::collections::{VecDeque, vec_deque};
@@ -20,12 +21,11 @@ const FEW_CHUNKS: usize = 1;
 #[derive(Debug)]
 pub struct SendBuffer {
     /// Contiguous, in order, none of them empty.
-    chunks: VecDeque<Chunk>,
+    chunks: Cold<VecDeque<Chunk>>,
     pool: ChunkPool,
     start: Offset,
     end: Offset,
     capacity: usize,
-    charged: usize,
 }
 
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Chunk {
 impl SendBuffer {
     /// An empty buffer for `capacity` bytes with memory from `pool`. Its first byte will be `Offset(1)`: the SYN is 0.
     pub fn new(capacity: usize, pool: ChunkPool) -> Self {
-        SendBuffer { chunks: VecDeque::new(), pool, start: Offset(1), end: Offset(1), capacity, charged: 0 }
+        SendBuffer { chunks: Cold::new(), pool, start: Offset(1), end: Offset(1), capacity }
     }
 
     /// The most bytes that the buffer takes.
@@ -72,9 +72,9 @@ impl SendBuffer {
         self.capacity.saturating_sub(self.len())
     }
 
-    /// The bytes of memory behind the queue.
+    /// The bytes of memory behind the queue; counts them.
     pub fn charged(&self) -> usize {
-        self.charged
+        self.chunks.iter().map(|chunk| chunk.storage.charge()).sum()
     }
 
     /// The first byte that is still kept.
@@ -92,7 +92,7 @@ impl SendBuffer {
         let taken = data.len().min(self.free());
         let mut rest = &data[..taken];
         while !rest.is_empty() {
-            let filled = self.chunks.back_mut().map_or(0, |tail| tail.storage.fill(rest));
+            let filled = self.chunks.edit().back_mut().map_or(0, |tail| tail.storage.fill(rest));
             if filled == 0 {
                 self.open_chunk();
             }
@@ -122,12 +122,14 @@ impl SendBuffer {
             return;
         }
         self.start = offset;
-        while let Some(chunk) = self.chunks.pop_front_if(|chunk| chunk.end() <= offset) {
-            self.charged -= chunk.storage.charge();
-            self.retire(chunk.storage);
+        let Some(chunks) = self.chunks.touched() else { return };
+        while let Some(chunk) = chunks.pop_front_if(|chunk| chunk.end() <= offset) {
+            if let Storage::Own(chunk) = chunk.storage {
+                self.pool.give(chunk);
+            }
         }
-        if self.chunks.is_empty() && self.chunks.capacity() > FEW_CHUNKS {
-            self.chunks = VecDeque::new();
+        if chunks.is_empty() && chunks.capacity() > FEW_CHUNKS {
+            *chunks = VecDeque::new();
         }
     }
 
@@ -143,7 +145,19 @@ impl SendBuffer {
     /// Throws everything away, memory included. Offsets go on where they were.
     pub fn clear(&mut self) {
         self.release_to(self.end);
-        self.chunks = VecDeque::new();
+        self.chunks.reset();
+    }
+
+    /// Whether there is nothing in it and memory all the same: that of the list of chunks.
+    pub fn may_rest(&self) -> bool {
+        self.chunks.if_touched().is_some_and(|chunks| chunks.is_empty())
+    }
+
+    /// With nothing in it, gives back the memory of the list of chunks, too.
+    pub fn rest(&mut self) {
+        if self.may_rest() {
+            self.chunks.reset();
+        }
     }
 
     fn open_chunk(&mut self) {
@@ -156,18 +170,12 @@ impl SendBuffer {
     }
 
     fn push(&mut self, storage: Storage) {
-        self.charged += storage.charge();
-        if self.chunks.capacity() == 0 {
+        let chunks = self.chunks.edit();
+        if chunks.capacity() == 0 {
             // Who has little to say needs one.
-            self.chunks.reserve_exact(1);
+            chunks.reserve_exact(1);
         }
-        self.chunks.push_back(Chunk { start: self.end, storage });
-    }
-
-    fn retire(&self, storage: Storage) {
-        if let Storage::Own(chunk) = storage {
-            self.pool.give(chunk);
-        }
+        chunks.push_back(Chunk { start: self.end, storage });
     }
 }
 

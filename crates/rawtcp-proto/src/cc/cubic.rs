@@ -76,23 +76,41 @@ impl Epoch {
     }
 }
 
+/// A [`Fixed`] in twelve bytes: every connection has one.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, packed(4))]
+struct Window {
+    bytes: u64,
+    fraction: u32,
+}
+
+impl Window {
+    fn new(window: Fixed) -> Self {
+        Window { bytes: (window >> FRACTION) as u64, fraction: window as u32 } // at most MAX_CWND
+    }
+
+    fn fixed(self) -> Fixed {
+        fixed(self.bytes) | Fixed::from(self.fraction)
+    }
+}
+
 /// What a reduction can be undone to (RFC 9438 §4.9.2).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Before {
     window: Fixed,
     ssthresh: u64,
     cwnd_prior: u64,
     w_max: u64,
     flat: bool,
-    epoch: Option<Epoch>,
+    epoch: Option<Box<Epoch>>,
 }
 
 /// CUBIC: 0.7 of the window on congestion, then a cubic function of time.
 #[derive(Clone, Debug)]
 pub struct Cubic {
-    mss: u64,
-    initial_segments: u64,
-    window: Fixed,
+    mss: u32,
+    initial_segments: u32,
+    window: Window,
     ssthresh: u64,
     /// The window when `ssthresh` was last set.
     cwnd_prior: u64,
@@ -102,7 +120,7 @@ pub struct Cubic {
     /// without loss (§4.10).
     flat: bool,
     /// The stage of congestion avoidance, if one has begun since the last reduction.
-    epoch: Option<Epoch>,
+    epoch: Option<Box<Epoch>>,
     hystart: HyStart,
     before: Option<Box<Before>>,
     /// The timer has expired and nothing was delivered since.
@@ -115,9 +133,9 @@ impl Cubic {
     /// For segments of `mss` bytes, beginning with a window of that many segments (at least one).
     pub fn new(mss: u32, initial_window_segments: u32) -> Self {
         let mut cubic = Cubic {
-            mss: u64::from(mss.max(1)),
-            initial_segments: u64::from(initial_window_segments.max(1)),
-            window: 0,
+            mss: mss.max(1),
+            initial_segments: initial_window_segments.max(1),
+            window: Window::default(),
             ssthresh: u64::MAX,
             cwnd_prior: 0,
             w_max: 0,
@@ -128,20 +146,24 @@ impl Cubic {
             timed_out: false,
             untouched: true,
         };
-        cubic.window = fixed(cubic.initial_window());
+        cubic.window = Window::new(fixed(cubic.initial_window()));
         cubic
     }
 
     fn initial_window(&self) -> u64 {
-        (self.initial_segments * self.mss).min(MAX_CWND)
+        (u64::from(self.initial_segments) * self.mss()).min(MAX_CWND)
     }
 
     fn set_mss(&mut self, mss: u32) {
-        self.mss = u64::from(mss.max(1));
+        self.mss = mss.max(1);
+    }
+
+    fn mss(&self) -> u64 {
+        self.mss.into()
     }
 
     fn set_window(&mut self, window: Fixed) {
-        self.window = window.min(fixed(MAX_CWND));
+        self.window = Window::new(window.min(fixed(MAX_CWND)));
         self.untouched = false;
     }
 
@@ -152,7 +174,7 @@ impl Cubic {
 
     fn reduce_to(&mut self, cwnd: u64, ssthresh: u64) {
         self.before = Some(Box::new(Before {
-            window: self.window,
+            window: self.window.fixed(),
             ssthresh: self.ssthresh,
             cwnd_prior: self.cwnd_prior,
             w_max: self.w_max,
@@ -160,7 +182,7 @@ impl Cubic {
             epoch: self.epoch.take(),
         }));
         self.cwnd_prior = self.cwnd();
-        self.ssthresh = ssthresh.clamp(2 * self.mss, MAX_CWND);
+        self.ssthresh = ssthresh.clamp(2 * self.mss(), MAX_CWND);
         self.set_window(fixed(cwnd));
         self.hystart.restart();
     }
@@ -168,7 +190,7 @@ impl Cubic {
     /// K (RFC 9438 §4.2, figure 2) in microseconds.
     fn k(&self) -> u64 {
         let distance = u128::from(self.w_max.saturating_sub(self.cwnd()));
-        cube_root(distance * C.1 / (C.0 * u128::from(self.mss)))
+        cube_root(distance * C.1 / (C.0 * u128::from(self.mss())))
     }
 
     /// W_cubic (RFC 9438 §4.2, figure 1) in bytes, at most [`MAX_CWND`].
@@ -176,7 +198,7 @@ impl Cubic {
         let t = t.as_micros();
         let k = u128::from(k);
         // What saturates here is larger than any window even after the division.
-        let offset = t.abs_diff(k).saturating_pow(3).saturating_mul(C.0 * u128::from(self.mss)) / C.1;
+        let offset = t.abs_diff(k).saturating_pow(3).saturating_mul(C.0 * u128::from(self.mss())) / C.1;
         let offset = u64::try_from(offset).unwrap_or(u64::MAX);
         let w = if t < k { self.w_max.saturating_sub(offset) } else { self.w_max.saturating_add(offset) };
         w.min(MAX_CWND)
@@ -190,12 +212,12 @@ impl Cubic {
             let room = self.ssthresh - self.cwnd();
             let growth = if first { self.hystart.growth(sample.acked) } else { sample.acked }.min(room);
             // Neither can overflow: nor does a u64 with its fraction come near the end of a u128.
-            self.set_window(self.window + fixed(growth));
+            self.set_window(self.window.fixed() + fixed(growth));
             left = if first { 0 } else { sample.acked - growth };
         }
         // RFC 9406 §4.3: only in the first slow start; later ones know where to end [SHOULD].
         if first && self.hystart.on_ack(sample) {
-            self.ssthresh = self.cwnd().max(2 * self.mss);
+            self.ssthresh = self.cwnd().max(2 * self.mss());
             self.cwnd_prior = self.cwnd();
             self.flat = true;
         }
@@ -217,26 +239,26 @@ impl Cubic {
             self.stop_clock();
             return;
         }
-        let mut epoch = match self.epoch {
+        let mut epoch = match self.epoch.take() {
             Some(epoch) => epoch,
-            None => self.begin_epoch(sample.now),
+            None => Box::new(self.begin_epoch(sample.now)),
         };
         epoch.advance(sample);
         let cwnd = self.cwnd();
         // One ACK of several windows is worth one round trip, not several.
         let acked = u128::from(acked.min(cwnd));
         let alpha = if epoch.w_est >= fixed(self.cwnd_prior) { (1, 1) } else { ALPHA };
-        let reno = ((alpha.0 * u128::from(self.mss) * acked) << FRACTION) / (alpha.1 * u128::from(cwnd));
+        let reno = ((alpha.0 * u128::from(self.mss()) * acked) << FRACTION) / (alpha.1 * u128::from(cwnd));
         epoch.w_est = (epoch.w_est + reno).min(fixed(MAX_CWND));
         if fixed(self.w_cubic(epoch.elapsed, epoch.k)) < epoch.w_est {
             // §4.3: the Reno-friendly region. The window aims a round trip ahead and may be larger already.
-            self.set_window(self.window.max(epoch.w_est));
+            self.set_window(self.window.fixed().max(epoch.w_est));
         } else {
             // §4.4 and §4.5: the concave and the convex region.
             let next = epoch.elapsed.saturating_add(sample.srtt.unwrap_or_default());
             let target = self.w_cubic(next, epoch.k).clamp(cwnd, cwnd + cwnd / 2);
             let growth = ((u128::from(target - cwnd) * acked) << FRACTION) / u128::from(cwnd);
-            self.set_window(self.window + growth);
+            self.set_window(self.window.fixed() + growth);
         }
         self.epoch = Some(epoch);
     }
@@ -245,7 +267,7 @@ impl Cubic {
     fn shrink_unused(&mut self, cwnd: u64) {
         self.ssthresh = unused_ssthresh(self.cwnd(), self.ssthresh);
         if cwnd < self.cwnd() {
-            self.window = fixed(cwnd);
+            self.window = Window::new(fixed(cwnd));
             self.epoch = None;
         }
     }
@@ -286,7 +308,7 @@ impl CongestionControl for Cubic {
         let cwnd = self.cwnd();
         // §4.6: after a loss the window is at least two segments, after a mark one. One that was smaller,
         // after a timeout, stays.
-        let floor = if marked { self.mss } else { 2 * self.mss };
+        let floor = if marked { self.mss() } else { 2 * self.mss() };
         self.reduce_to(reduced.clamp(floor, cwnd.max(floor)), reduced);
         // §4.7: a window that did not reach the last plateau makes room for others.
         self.w_max = if cwnd < self.w_max { cwnd * FAST_CONVERGENCE.0 / FAST_CONVERGENCE.1 } else { cwnd };
@@ -300,12 +322,12 @@ impl CongestionControl for Cubic {
         self.set_mss(sample.mss);
         if self.timed_out {
             // RFC 5681 §3.1: on repeated timeouts of the same segment ssthresh is held constant.
-            self.set_window(fixed(self.mss));
+            self.set_window(fixed(self.mss()));
             return;
         }
         // The silence before the timer expired is no time to grow in, should it be undone.
         self.stop_clock();
-        self.reduce_to(self.mss, self.reduced(sample, BETA));
+        self.reduce_to(self.mss(), self.reduced(sample, BETA));
         self.flat = true;
         self.timed_out = true;
     }
@@ -321,8 +343,8 @@ impl CongestionControl for Cubic {
         if self.cwnd() > self.cwnd_prior {
             return;
         }
-        self.set_window(self.window.max(before.window));
-        self.ssthresh = before.ssthresh.max(2 * self.mss);
+        self.set_window(self.window.fixed().max(before.window));
+        self.ssthresh = before.ssthresh.max(2 * self.mss());
         self.cwnd_prior = before.cwnd_prior;
         self.w_max = before.w_max;
         self.flat = before.flat;
@@ -337,14 +359,14 @@ impl CongestionControl for Cubic {
         // RFC 5681 §4.1: RW = min(IW, cwnd); as with Reno, never the one segment of a lost SYN.
         self.hystart.restart();
         self.before = None;
-        let restart = self.initial_window().max(2 * self.mss);
+        let restart = self.initial_window().max(2 * self.mss());
         self.shrink_unused(decayed(self.cwnd(), restart, idle, rto));
     }
 
     fn on_limit(&mut self, cwnd: u64) {
         self.ssthresh = self.ssthresh.min(cwnd);
         if cwnd < self.cwnd() {
-            self.window = fixed(cwnd);
+            self.window = Window::new(fixed(cwnd));
             self.epoch = None;
         }
     }
@@ -357,16 +379,17 @@ impl CongestionControl for Cubic {
     }
 
     fn on_mss(&mut self, mss: u32) {
-        let was_loss_window = self.cwnd() <= self.mss;
+        let was_loss_window = self.cwnd() <= self.mss();
         self.set_mss(mss);
-        self.window = match (self.untouched, was_loss_window) {
+        let window = match (self.untouched, was_loss_window) {
             // Nothing was sent by it yet, or it is counted in segments.
             (true, _) => fixed(self.initial_window()),
-            (false, true) => fixed(self.mss),
+            (false, true) => fixed(self.mss()),
             // What the path holds in bytes does not depend on how they are cut.
-            (false, false) => self.window.max(fixed(2 * self.mss)),
+            (false, false) => self.window.fixed().max(fixed(2 * self.mss())),
         };
-        self.ssthresh = self.ssthresh.max(2 * self.mss);
+        self.window = Window::new(window);
+        self.ssthresh = self.ssthresh.max(2 * self.mss());
         // The curve is counted in segments: a new one leads from here to the old plateau.
         self.epoch = None;
         if let Some(before) = &mut self.before {
@@ -375,7 +398,7 @@ impl CongestionControl for Cubic {
     }
 
     fn cwnd(&self) -> u64 {
-        (self.window >> FRACTION) as u64 // at most MAX_CWND
+        self.window.bytes
     }
 
     fn ssthresh(&self) -> u64 {
@@ -387,12 +410,12 @@ impl CongestionControl for Cubic {
     }
 
     fn import(&mut self, carried: Carried) {
-        let fresh = Cubic::new(u32::try_from(self.mss).unwrap_or(u32::MAX), 1);
-        let cwnd = carried.cwnd.clamp(self.mss, MAX_CWND);
+        let fresh = Cubic::new(self.mss, 1);
+        let cwnd = carried.cwnd.clamp(self.mss(), MAX_CWND);
         *self = Cubic {
             initial_segments: self.initial_segments,
-            window: fixed(cwnd),
-            ssthresh: carried.ssthresh.max(2 * self.mss),
+            window: Window::new(fixed(cwnd)),
+            ssthresh: carried.ssthresh.max(2 * self.mss()),
             cwnd_prior: cwnd,
             untouched: false,
             ..fresh

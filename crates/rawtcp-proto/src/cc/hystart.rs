@@ -3,6 +3,7 @@
 //! again it was a mistake, otherwise the window is large enough.
 
 use super::AckSample;
+use crate::compact::Maybe;
 use crate::time::Duration;
 
 /// The least and the most by which a round trip must be longer than before (RFC 9406 §4.3).
@@ -31,14 +32,14 @@ struct Conservative {
 /// The search for the end of the first slow start.
 #[derive(Clone, Debug, Default)]
 pub(super) struct HyStart {
-    last_min: Option<Duration>,
-    min: Option<Duration>,
+    last_min: Maybe<Duration>,
+    min: Maybe<Duration>,
     samples: u32,
     /// Bytes in flight when the round began that are not yet delivered: with the last of them it ends.
     left: u64,
     /// The connection counts rounds itself, as it has said once.
     told: bool,
-    conservative: Option<Conservative>,
+    conservative: Option<Box<Conservative>>,
 }
 
 impl HyStart {
@@ -62,7 +63,7 @@ impl HyStart {
             return true;
         }
         if let Some(rtt) = sample.rtt {
-            self.min = Some(self.min.map_or(rtt, |min| min.min(rtt)));
+            self.min = self.min.get().map_or(rtt, |min| min.min(rtt)).into();
             self.samples = self.samples.saturating_add(1);
             self.judge(sample.cwnd_limited);
         }
@@ -85,7 +86,7 @@ impl HyStart {
     }
 
     fn next_round(&mut self) -> bool {
-        self.last_min = self.min.take();
+        self.last_min = core::mem::take(&mut self.min);
         self.samples = 0;
         let Some(css) = &mut self.conservative else { return false };
         css.rounds += 1;
@@ -93,17 +94,17 @@ impl HyStart {
     }
 
     fn judge(&mut self, cwnd_limited: bool) {
-        let Some(min) = self.min.filter(|_| self.samples >= SAMPLES) else { return };
-        match self.conservative {
+        let Some(min) = self.min.get().filter(|_| self.samples >= SAMPLES) else { return };
+        match &self.conservative {
             Some(css) if min < css.baseline => self.conservative = None,
             Some(_) => {}
             // A queue that this connection does not build is no reason to stop.
             None if !cwnd_limited => {}
             None => {
-                let Some(last) = self.last_min else { return };
+                let Some(last) = self.last_min.get() else { return };
                 let threshold = (last / RTT_DIVISOR).clamp(MIN_RTT_THRESH, MAX_RTT_THRESH);
                 if min >= last.saturating_add(threshold) {
-                    self.conservative = Some(Conservative { baseline: min, rounds: 0, carry: 0 });
+                    self.conservative = Some(Box::new(Conservative { baseline: min, rounds: 0, carry: 0 }));
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! [MUST-58, MUST-59]; inside a batch at most the last of several due ACKs is sent.
 
 use super::{Connection, Timer};
+use crate::cold::{Cold, Idle};
 use crate::seq::OffsetRange;
 use crate::time::{Duration, Instant};
 use crate::wire::Segment;
@@ -19,11 +20,10 @@ const LONGEST_DELAY: Duration = Duration::from_millis(499);
 #[derive(Debug)]
 pub(super) struct AckPolicy {
     due: bool,
-    /// Bytes of text received since the last ACK.
-    unacked: u64,
+    /// Bytes of text received since the last ACK: within the window, so below 2³⁰.
+    unacked: u32,
     /// Segments still to be acknowledged at once because the peer is in slow start.
     quick: u32,
-    quick_at_start: u32,
     /// The application answers what it reads: ACKs ride on its data, and are not hurried (Linux's "pingpong").
     answers: bool,
     last_text: Instant,
@@ -31,11 +31,25 @@ pub(super) struct AckPolicy {
     /// Duplicate ACKs owed beyond the one that is due. A peer without SACK counts them (RFC 5681 §3.2), so
     /// a batch of out-of-order segments may not shrink to one; more than three tell it nothing new.
     repeats: u8,
+    pub(super) odd: Cold<Odd>,
+}
+
+/// What only follows what should not happen.
+#[derive(Debug)]
+pub(super) struct Odd {
     /// The D-SACK block of the next ACK (RFC 2883).
     pub(super) duplicate: Option<OffsetRange>,
     last_invalid: Option<Instant>,
     challenge_window: Instant,
     challenges: u32,
+}
+
+impl Idle for Odd {
+    const BEGIN: Self = Odd { duplicate: None, last_invalid: None, challenge_window: Instant::ZERO, challenges: 0 };
+
+    fn idle() -> &'static Self {
+        const { &Odd::BEGIN }
+    }
 }
 
 impl AckPolicy {
@@ -44,15 +58,11 @@ impl AckPolicy {
             due: false,
             unacked: 0,
             quick,
-            quick_at_start: quick,
             answers: false,
             last_text: Instant::ZERO,
             last_sent: Instant::ZERO,
             repeats: 0,
-            duplicate: None,
-            last_invalid: None,
-            challenge_window: Instant::ZERO,
-            challenges: 0,
+            odd: Cold::new(),
         }
     }
 
@@ -86,14 +96,16 @@ impl AckPolicy {
         self.due = self.repeats > 0;
         self.repeats = self.repeats.saturating_sub(1);
         self.unacked = 0;
-        self.duplicate = None;
+        if let Some(odd) = self.odd.touched() {
+            odd.duplicate = None;
+        }
     }
 
     /// TCP_QUICKACK: at once until the application answers again, or delayed from now on.
-    pub(super) fn set_quick(&mut self, quick: bool) {
+    pub(super) fn set_quick(&mut self, quick: bool, at_start: u32) {
         self.answers = !quick;
         if quick {
-            self.quick = self.quick_at_start.max(1);
+            self.quick = at_start.max(1);
             self.due |= self.unacked > 0;
         }
     }
@@ -120,14 +132,14 @@ impl Connection {
         };
         // Silence for longer than an RTO: the peer starts slowly again.
         if now.since(self.ack.last_text) > self.rtt.rto() && self.ack.last_text != Instant::ZERO {
-            self.ack.quick = self.ack.quick_at_start;
+            self.ack.quick = self.config.quick_acks;
         }
         self.ack.last_text = now;
-        self.ack.unacked += len as u64;
+        self.ack.unacked = self.ack.unacked.saturating_add(len as u32);
         if self.ack.quick > 0 && !self.ack.answers {
             self.ack.quick -= (len as u32).div_ceil(unit).min(self.ack.quick);
             self.ack.now();
-        } else if self.ack.unacked > u64::from(unit) {
+        } else if self.ack.unacked > unit {
             // More than one full segment: at least every second one is acknowledged [SHLD-19].
             self.ack.now();
         } else if self.config.delayed_ack.is_zero() {
@@ -140,25 +152,27 @@ impl Connection {
     /// A segment that is not acceptable deserves an ACK; one without text only so often.
     pub(super) fn ack_now_limited(&mut self, now: Instant, segment: &Segment<'_>) {
         if segment.payload.is_empty() {
-            if self.ack.last_invalid.is_some_and(|at| now.since(at) < INVALID_INTERVAL) {
+            let odd = self.ack.odd.edit();
+            if odd.last_invalid.is_some_and(|at| now.since(at) < INVALID_INTERVAL) {
                 return;
             }
-            self.ack.last_invalid = Some(now);
+            odd.last_invalid = Some(now);
         } else {
             // As Linux: our ACKs get lost, or the peer would not send it again.
-            self.ack.hurry(self.ack.quick_at_start);
+            self.ack.hurry(self.config.quick_acks);
         }
         self.ack.now();
     }
 
     /// RFC 5961 §7: limited to so many a second on each connection.
     pub(super) fn challenge_ack(&mut self, now: Instant) {
-        if now.since(self.ack.challenge_window) >= Duration::from_secs(1) {
-            self.ack.challenge_window = now;
-            self.ack.challenges = 0;
+        let odd = self.ack.odd.edit();
+        if now.since(odd.challenge_window) >= Duration::from_secs(1) {
+            odd.challenge_window = now;
+            odd.challenges = 0;
         }
-        if self.ack.challenges < self.config.challenge_acks {
-            self.ack.challenges += 1;
+        if odd.challenges < self.config.challenge_acks {
+            odd.challenges += 1;
             self.ack.now();
         }
     }

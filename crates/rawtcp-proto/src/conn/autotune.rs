@@ -2,6 +2,7 @@
 //! right-sizing, as Linux's `tcp_rcv_space_adjust`), the send buffer by the congestion window.
 
 use super::Connection;
+use crate::compact::Maybe;
 use crate::seq::Offset;
 use crate::time::{Duration, Instant};
 use crate::wire::Segment;
@@ -10,7 +11,7 @@ use crate::wire::Segment;
 #[derive(Debug)]
 pub(super) struct Demand {
     /// The round trip as the receiver sees it.
-    rtt: Option<Duration>,
+    rtt: Maybe<Duration>,
     /// One window was on offer up to `edge` at `edge_since`: a round trip at least passes until it is used.
     edge: Offset,
     edge_since: Instant,
@@ -21,26 +22,26 @@ pub(super) struct Demand {
     since: Instant,
     /// The most that was read in one round trip.
     most: u64,
-    /// The buffer that was asked for.
-    wanted: Option<usize>,
+    /// The buffer that was asked for; 0: none.
+    wanted: usize,
 }
 
 impl Demand {
     pub(super) fn new(now: Instant) -> Self {
         Demand {
-            rtt: None,
+            rtt: Maybe::NONE,
             edge: Offset(0),
             edge_since: now,
             echo: 0,
             read_before: 0,
             since: now,
             most: 0,
-            wanted: None,
+            wanted: 0,
         }
     }
 
     pub(super) fn rtt(&self) -> Option<Duration> {
-        self.rtt
+        self.rtt.get()
     }
 
     /// The most that was read in one round trip, in bytes.
@@ -49,10 +50,7 @@ impl Demand {
     }
 
     fn on_sample(&mut self, sample: Duration) {
-        self.rtt = Some(match self.rtt {
-            Some(rtt) => rtt - rtt / 8 + sample / 8,
-            None => sample,
-        });
+        self.rtt = self.rtt.get().map_or(sample, |rtt| rtt - rtt / 8 + sample / 8).into();
     }
 }
 
@@ -61,7 +59,7 @@ impl Connection {
     /// [`recv_buffer_on_request`](crate::ConnConfig::recv_buffer_on_request) has the caller decide. Ask after
     /// reads; answer with [`grant_recv_buffer`](Self::grant_recv_buffer) whenever there is something to give.
     pub fn wants_recv_buffer(&self) -> Option<usize> {
-        self.demand.wanted.filter(|&wanted| wanted > self.recv_buffer)
+        (self.demand.wanted > self.recv_buffer).then_some(self.demand.wanted)
     }
 
     /// The receive buffer is `bytes` large from now on, at most
@@ -76,7 +74,7 @@ impl Connection {
     }
 
     pub(super) fn resize_recv_buffer(&mut self, bytes: usize) {
-        self.demand.wanted = None;
+        self.demand.wanted = 0;
         self.recv_buffer = bytes;
         if self.state.is_synchronized() && self.window_update_due() {
             self.ack.now();
@@ -104,7 +102,7 @@ impl Connection {
             // A whole window took at least a round trip: the least of these times is believed.
             if demand.edge > Offset(0) {
                 let sample = now.since(demand.edge_since);
-                demand.rtt = Some(demand.rtt.map_or(sample, |rtt| rtt.min(sample)));
+                demand.rtt = demand.rtt.get().map_or(sample, |rtt| rtt.min(sample)).into();
             }
             demand.edge = self.rcv.adv;
             demand.edge_since = now;
@@ -116,11 +114,11 @@ impl Connection {
         if self.config.recv_buffer_max <= self.recv_buffer {
             return;
         }
-        let Some(rtt) = self.demand.rtt.or(self.rtt.srtt()) else { return };
+        let Some(rtt) = self.demand.rtt().or(self.rtt.srtt()) else { return };
         if now.since(self.demand.since) < rtt {
             return;
         }
-        let read = self.counters.bytes_received - self.recv_buf.len() as u64;
+        let read = self.bytes_received() - self.recv_buf.len() as u64;
         let copied = read - self.demand.read_before;
         let least = u64::from(self.config.initial_window.max(1)) * u64::from(self.rcv.adv_mss);
         let most = self.demand.most.max(least);
@@ -138,7 +136,7 @@ impl Connection {
             return;
         }
         match self.config.recv_buffer_on_request {
-            true => self.demand.wanted = Some(target),
+            true => self.demand.wanted = target,
             false => self.resize_recv_buffer(target),
         }
     }

@@ -22,21 +22,24 @@ pub(super) enum Limit {
 pub(super) struct Chrono {
     limit: Limit,
     since: Instant,
-    /// Nanoseconds.
-    totals: [u64; 4],
+    /// Nanoseconds of all but [`Limit::Idle`].
+    totals: [u64; 3],
 }
 
 impl Chrono {
     fn set(&mut self, now: Instant, limit: Limit) {
         if self.limit != limit {
-            self.totals[self.limit as usize] += (now - self.since).as_nanos() as u64;
+            if let Some(total) = (self.limit as usize).checked_sub(1) {
+                self.totals[total] += (now - self.since).as_nanos() as u64;
+            }
             (self.limit, self.since) = (limit, now);
         }
     }
 
     fn total(&self, now: Instant, limit: Limit) -> Duration {
         let running = if self.limit == limit { now.since(self.since) } else { Duration::ZERO };
-        Duration::from_nanos(self.totals[limit as usize]) + running
+        let ended = (limit as usize).checked_sub(1).map_or(0, |total| self.totals[total]);
+        Duration::from_nanos(ended) + running
     }
 
     /// Busy in any way, limited by the peer's window, by the send buffer.

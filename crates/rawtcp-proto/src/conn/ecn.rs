@@ -4,8 +4,9 @@
 //! Not here: AccECN (RFC 9768), and marks on anything but new data (RFC 8311 §4.3 leaves them to experiments).
 
 use super::Connection;
-use super::loss::Phase;
+use super::recovery::Phase;
 use crate::cc::Congestion;
+use crate::cold::{Cold, Idle};
 use crate::config::EcnMode;
 use crate::seq::Offset;
 use crate::time::Instant;
@@ -16,7 +17,7 @@ use crate::wire::{Ecn as Codepoint, Flags, Segment};
 const QUICK_AFTER_MARK: u32 = 2;
 
 /// What the connection knows of congestion notification.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct EcnState {
     /// Our first SYN asked for it.
     asked: bool,
@@ -30,12 +31,26 @@ pub(super) struct EcnState {
     marked: bool,
     /// The window was reduced: the next new data says so.
     cwr_due: bool,
+    pub(super) marks: Cold<Marks>,
+}
+
+/// What there is to say of marks, once there are any.
+#[derive(Debug)]
+pub(super) struct Marks {
     /// The window shrinks because of ECE, until something behind this is acknowledged.
     reducing: Option<Offset>,
     /// Segments that arrived marked.
     pub(super) ce_received: u64,
     /// Bytes that ACKs with ECE reported as delivered.
     pub(super) delivered_ce: u64,
+}
+
+impl Idle for Marks {
+    const BEGIN: Self = Marks { reducing: None, ce_received: 0, delivered_ce: 0 };
+
+    fn idle() -> &'static Self {
+        const { &Marks::BEGIN }
+    }
 }
 
 /// What a SYN or a SYN-ACK says of ECN (RFC 3168 §6.1.1).
@@ -110,7 +125,9 @@ impl EcnState {
     /// The window was reduced, whatever for (§6.1.2).
     pub(super) fn on_reduction(&mut self) {
         self.cwr_due = self.capable;
-        self.reducing = None;
+        if let Some(marks) = self.marks.touched() {
+            marks.reducing = None;
+        }
     }
 
     /// The reduction was unfounded.
@@ -120,7 +137,7 @@ impl EcnState {
 
     /// Whether the window shrinks because of a mark.
     pub(super) fn is_reducing(&self) -> bool {
-        self.reducing.is_some()
+        self.marks.reducing.is_some()
     }
 }
 
@@ -136,7 +153,7 @@ impl Connection {
             self.ack.now();
         }
         if segment.ecn == Codepoint::Ce {
-            self.ecn.ce_received += self.segments_in(segment);
+            self.ecn.marks.edit().ce_received += self.segments_in(segment);
             if !self.ecn.marked {
                 self.ecn.marked = true;
                 self.ack.hurry(QUICK_AFTER_MARK);
@@ -146,9 +163,9 @@ impl Connection {
 
     /// An ACK that says something new, or comes while something is outstanding, may carry ECE (§6.1.2).
     pub(super) fn note_echo(&mut self, now: Instant, segment: &Segment<'_>, ack: Offset, delivered: u64) {
-        if self.ecn.reducing.is_some_and(|high| ack > high) {
+        if self.ecn.marks.reducing.is_some_and(|high| ack > high) {
             // As Linux: only once the CWR behind `high` must have arrived, or its mark would count twice.
-            self.ecn.reducing = None;
+            self.ecn.marks.edit().reducing = None;
             self.cc.on_recovery_exit(now);
             self.trace_window(WindowReason::RecoveryEnd);
         }
@@ -156,9 +173,9 @@ impl Connection {
         if !echo || !self.ecn.capable {
             return;
         }
-        self.ecn.delivered_ce += delivered;
+        self.ecn.marks.edit().delivered_ce += delivered;
         // Once for a window of data: neither again nor beside what a loss has reduced.
-        if self.ecn.reducing.is_none() && self.recovery.phase == Phase::Open {
+        if !self.ecn.is_reducing() && self.recovery.phase == Phase::Open {
             self.reduce_for_mark(now);
         }
     }
@@ -169,10 +186,12 @@ impl Connection {
         self.on_congestion_in_validation(sample.in_flight, true);
         self.trace_window(WindowReason::Mark);
         self.ecn.on_reduction();
-        self.ecn.reducing = Some(self.snd.nxt);
+        self.ecn.marks.edit().reducing = Some(self.snd.nxt);
         // An older episode can not be undone any more: this reduction is the last.
-        self.recovery.episode = None;
-        self.recovery.tlp_reduced = false;
+        if let Some(rare) = self.recovery.rare.touched() {
+            rare.episode = None;
+            rare.tlp_reduced = false;
+        }
         self.recovery.begin_rate_reduction(self.sent.outstanding());
     }
 }

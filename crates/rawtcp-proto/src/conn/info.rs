@@ -1,14 +1,20 @@
 //! What there is to know of a connection.
 
-use super::loss::Phase;
+use super::recovery::Phase;
 use super::{Connection, Timer};
 use crate::info::{CaState, TcpInfo};
+use crate::seq::Offset;
 use crate::time::Instant;
 
 impl Connection {
     /// Bytes of the stream that the peer has acknowledged.
     pub fn bytes_acked(&self) -> u64 {
-        self.counters.bytes_acked
+        self.snd.una.since(Offset(1))
+    }
+
+    /// Bytes of the stream that have arrived in order.
+    pub(super) fn bytes_received(&self) -> u64 {
+        self.rcv.fin.get().unwrap_or(self.rcv.nxt).since(Offset(1))
     }
 
     /// The name of the congestion control.
@@ -37,18 +43,18 @@ impl Connection {
         let (busy_time, rwnd_limited, sndbuf_limited) = self.chrono.totals(now);
         // The persist timer counts its probes in the same place.
         let doubled = if self.timers.is_set(Timer::Persist) { 0 } else { self.recovery.backoff };
-        let counters = &self.counters;
+        let (counters, rare) = (&self.counters, &self.recovery.rare);
         TcpInfo {
             state: self.state,
             ca_state: self.ca_state(),
             retransmits: self.recovery.retries,
             probes: self.probes,
-            backoff: self.recovery.backoff,
+            backoff: self.recovery.backoff.into(),
             timestamps: self.negotiated.timestamps,
             sack: self.negotiated.sack,
             window_scale: self.negotiated.scales.map(|s| (s.snd.shift(), s.rcv.shift())),
             ecn: self.ecn.is_agreed(),
-            rto: self.rtt.rto_backed_off(doubled),
+            rto: self.rtt.rto_backed_off(doubled.into()),
             ato: self.config.delayed_ack,
             snd_mss: self.send_mss(),
             rcv_mss: self.rcv.seen_mss,
@@ -70,7 +76,7 @@ impl Connection {
             reo_wnd: self.reordering_window(),
             snd_cwnd: self.cc.cwnd(),
             snd_ssthresh: self.cc.ssthresh(),
-            snd_wnd: self.snd.wnd,
+            snd_wnd: self.snd.wnd.into(),
             rcv_wnd: self.rcv.window(),
             rcv_ssthresh: self.receive_limit(),
             rcv_space: self.demand.most(),
@@ -78,27 +84,27 @@ impl Connection {
             max_pacing_rate: self.config.max_pacing_rate.unwrap_or(u64::MAX),
             delivery_rate,
             delivery_rate_app_limited,
-            bytes_acked: counters.bytes_acked,
-            bytes_received: counters.bytes_received,
-            bytes_sent: counters.bytes_sent,
-            bytes_retrans: counters.bytes_retrans,
+            bytes_acked: self.bytes_acked(),
+            bytes_received: self.bytes_received(),
+            bytes_sent: self.snd.stream_sent() + rare.bytes_retrans,
+            bytes_retrans: rare.bytes_retrans,
             segs_out: counters.segs_out,
             segs_in: counters.segs_in,
             data_segs_out: counters.data_segs_out,
             data_segs_in: counters.data_segs_in,
-            total_retrans: counters.total_retrans,
+            total_retrans: rare.total_retrans,
             delivered: self.recovery.rate.delivered(),
-            delivered_ce: self.ecn.delivered_ce,
-            ce_received: self.ecn.ce_received,
-            dsack_dups: counters.dsack_dups,
-            reord_seen: counters.reord_seen,
-            rcv_ooopack: counters.rcv_ooopack,
+            delivered_ce: self.ecn.marks.delivered_ce,
+            ce_received: self.ecn.marks.ce_received,
+            dsack_dups: rare.dsack_dups,
+            reord_seen: rare.reord_seen,
+            rcv_ooopack: rare.rcv_ooopack,
             busy_time,
             rwnd_limited,
             sndbuf_limited,
-            timeouts: counters.timeouts,
-            total_rto_recoveries: counters.rto_recoveries,
-            total_rto_time: counters.rto_time + self.loss_time(now),
+            timeouts: rare.timeouts,
+            total_rto_recoveries: rare.rto_recoveries,
+            total_rto_time: rare.rto_time + self.loss_time(now),
             congestion: self.cc.name(),
         }
     }

@@ -68,9 +68,9 @@ impl Connection {
         self.transition(State::Established, StateReason::SynAcked);
         self.events.insert(Events::CONNECTED | Events::WRITABLE);
         self.start_mtu_search();
-        self.cc = self.initial_control(self.counters.total_retrans);
+        self.cc = self.initial_control(self.recovery.rare.total_retrans);
         self.recovery.used.restart(now);
-        if self.counters.timeouts > 0 {
+        if self.recovery.rare.timeouts > 0 {
             self.rtt.on_syn_timeout(); // RFC 6298 §5.7
             self.recovery.backoff = 0;
         }

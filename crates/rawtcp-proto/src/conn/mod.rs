@@ -7,7 +7,9 @@ mod ack_policy;
 mod autotune;
 mod chrono;
 pub(crate) mod ecn;
+mod events;
 mod icmp;
+mod in_flight;
 mod info;
 mod input;
 mod loss;
@@ -15,6 +17,7 @@ mod nagle;
 mod output;
 mod pacing;
 mod pmtu;
+mod recovery;
 mod space;
 mod state;
 mod timeouts;
@@ -29,6 +32,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+pub use events::Events;
 pub use output::{Transmit, TransmitKind, TxLimits};
 pub use state::State;
 
@@ -36,10 +40,11 @@ use ack_policy::AckPolicy;
 use autotune::Demand;
 use chrono::Chrono;
 use ecn::EcnState;
-use loss::Recovery;
+use in_flight::InFlight;
 use nagle::Cork;
 use pacing::Pacer;
 use pmtu::Pmtu;
+use recovery::Recovery;
 use space::{RecvSpace, SendSpace};
 use timers::{Timer, Timers};
 use urgent::Urgent;
@@ -49,17 +54,16 @@ use crate::buf::recv::RecvBuffer;
 use crate::buf::send::{SendBuffer, Slices};
 use crate::cc::CongestionControl;
 use crate::cold::Cold;
+use crate::compact::Maybe;
 use crate::config::{ConnConfig, MIN_MSS, ip_header_len};
 use crate::error::CloseReason;
 use crate::recovery::rtt::RttEstimator;
-use crate::recovery::sent::SentQueue;
 use crate::seq::{Offset, SeqNum, WindowScale};
 use crate::stack::{HalfOpen, TimeWait};
 use crate::time::{Duration, Instant};
 use crate::trace::{StateReason, Trace, WindowReason};
 use crate::wire::FourTuple;
 
-use core::fmt;
 use std::sync::Arc;
 
 /// What the connection knows of its path.
@@ -67,79 +71,6 @@ use std::sync::Arc;
 pub struct Path {
     /// The largest IP packet, in bytes.
     pub mtu: u32,
-}
-
-/// What happened since the caller last looked: a set of bits.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Events(u16);
-
-impl Events {
-    /// The handshake is complete.
-    pub const CONNECTED: Events = Events(1);
-    /// In-order data arrived.
-    pub const READABLE: Events = Events(1 << 1);
-    /// Enough room in the send buffer to wake a writer.
-    pub const WRITABLE: Events = Events(1 << 2);
-    /// The peer's FIN arrived, or nothing can arrive any more.
-    pub const READ_CLOSED: Events = Events(1 << 3);
-    /// Nothing can be written any more.
-    pub const WRITE_CLOSED: Events = Events(1 << 4);
-    /// The connection ended with an error, or a soft error was noted.
-    pub const ERROR: Events = Events(1 << 5);
-    /// Entered TIME-WAIT: [`Connection::time_wait`] is the record that takes the connection's place.
-    pub const TIME_WAIT: Events = Events(1 << 6);
-    /// Closed: nothing more arrives or leaves after `poll_transmit` is drained.
-    pub const CLOSED: Events = Events(1 << 7);
-    /// The state changed (for tracing).
-    pub const STATE: Events = Events(1 << 8);
-    /// The peer has announced urgent data, or more of it (RFC 9293 §3.8.5 [MUST-32]):
-    /// [`Connection::urgent_ahead`] says how much there is to be read up to its end.
-    pub const URGENT: Events = Events(1 << 9);
-
-    /// Whether all of `other`'s bits are set.
-    pub const fn contains(self, other: Events) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether any of `other`'s bits is set.
-    pub const fn intersects(self, other: Events) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// Whether nothing happened.
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    fn insert(&mut self, other: Events) {
-        self.0 |= other.0;
-    }
-}
-
-impl core::ops::BitOr for Events {
-    type Output = Events;
-    fn bitor(self, other: Events) -> Events {
-        Events(self.0 | other.0)
-    }
-}
-
-impl fmt::Debug for Events {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [&str; 10] = [
-            "CONNECTED",
-            "READABLE",
-            "WRITABLE",
-            "READ_CLOSED",
-            "WRITE_CLOSED",
-            "ERROR",
-            "TIME_WAIT",
-            "CLOSED",
-            "STATE",
-            "URGENT",
-        ];
-        let set = NAMES.iter().enumerate().filter(|(bit, _)| self.0 & (1 << bit) != 0).map(|(_, name)| name);
-        f.debug_set().entries(set).finish()
-    }
 }
 
 /// What the SYN exchange agreed on.
@@ -176,24 +107,14 @@ struct Pending {
     tlp: bool,
 }
 
-/// Counters for [`TcpInfo`].
+/// Counters for [`TcpInfo`], in segments. Bytes follow from the sequence numbers; what seldom happens is counted in
+/// [`recovery::Rare`].
 #[derive(Clone, Copy, Debug, Default)]
 struct Counters {
-    bytes_acked: u64,
-    bytes_received: u64,
-    bytes_sent: u64,
-    bytes_retrans: u64,
     segs_out: u64,
     segs_in: u64,
     data_segs_out: u64,
     data_segs_in: u64,
-    total_retrans: u64,
-    dsack_dups: u64,
-    reord_seen: u64,
-    rcv_ooopack: u64,
-    timeouts: u64,
-    rto_recoveries: u64,
-    rto_time: Duration,
 }
 
 /// One TCP connection.
@@ -216,11 +137,11 @@ pub struct Connection {
     send_buf: SendBuffer,
     recv_buf: RecvBuffer,
     assembler: Cold<Assembler>,
-    sent: SentQueue,
+    sent: InFlight,
     rtt: RttEstimator,
     cc: Box<dyn CongestionControl>,
     recovery: Recovery,
-    pacer: Pacer,
+    pacer: Cold<Pacer>,
     ack: AckPolicy,
     ecn: EcnState,
     urgent: Cold<Urgent>,
@@ -240,7 +161,7 @@ pub struct Connection {
     /// A write found no room: the writer waits for [`Events::WRITABLE`].
     write_blocked: bool,
     /// Nothing was acknowledged since then although something is outstanding or the window is zero.
-    stalled_since: Option<Instant>,
+    stalled_since: Maybe<Instant>,
     /// Probes sent without an answer: zero-window or keep-alive.
     probes: u32,
     last_heard: Instant,
@@ -283,9 +204,8 @@ impl Connection {
         };
         conn.ecn = EcnState::agreed(half.ecn);
         conn.snd.una = Offset(1);
-        conn.sent = SentQueue::new(Offset(1));
         conn.snd.nxt = Offset(1);
-        conn.snd.open(u64::from(half.peer_window));
+        conn.snd.open(half.peer_window);
         conn.snd.peer_mss = half.peer_mss.unwrap_or(default_mss(tuple.is_v6()));
         conn.rcv.open(half.irs, half.our_window(config));
         conn.rcv.ts_recent = half.timestamps.unwrap_or(0);
@@ -330,11 +250,11 @@ impl Connection {
             send_buf: SendBuffer::new(config.send_buffer.max(1), config.pool.clone()),
             recv_buf: RecvBuffer::new(config.pool.clone()),
             assembler: Cold::new(),
-            sent: SentQueue::new(Offset(0)),
+            sent: InFlight::default(),
             rtt: RttEstimator::new(config.rto_initial, config.rto_min, config.rto_max),
             cc: config.congestion.build(mss, config.initial_window),
             recovery: Recovery::default(),
-            pacer: Pacer::default(),
+            pacer: Cold::new(),
             ack: AckPolicy::new(config.quick_acks),
             ecn: EcnState::default(),
             urgent: Cold::new(),
@@ -348,7 +268,7 @@ impl Connection {
             soft_error: None,
             orphan: false,
             write_blocked: false,
-            stalled_since: None,
+            stalled_since: Maybe::NONE,
             probes: 0,
             last_heard: now,
             last_sent: now,
@@ -423,6 +343,21 @@ impl Connection {
         core::mem::take(&mut self.events)
     }
 
+    /// When it is time for a [`rest`](Self::rest), if that would give memory back: a second behind the last segment. No
+    /// deadline of the protocol: who does not care has larger connections.
+    pub fn rest_at(&self) -> Option<Instant> {
+        let may = self.sent.may_rest() || self.send_buf.may_rest() || self.recv_buf.may_rest();
+        may.then(|| self.last_heard.max(self.last_sent) + REST_AFTER)
+    }
+
+    /// Gives memory back that is needed only while something is on its way or waits to be read, and is kept for a
+    /// connection that goes on. What comes next takes it again; nothing else changes.
+    pub fn rest(&mut self) {
+        self.sent.rest();
+        self.send_buf.rest();
+        self.recv_buf.rest();
+    }
+
     /// The earliest deadline, at which [`on_timeout`](Self::on_timeout) wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.timers.next()
@@ -455,7 +390,7 @@ impl Connection {
 
     /// Whether the peer has acknowledged everything, the FIN included if one was queued.
     pub fn is_all_acked(&self) -> bool {
-        self.send_buf.is_empty() && self.snd.fin.is_none_or(|fin| self.snd.una > fin)
+        self.send_buf.is_empty() && self.snd.fin.get().is_none_or(|fin| self.snd.una > fin)
     }
 
     /// The payload bytes of a decision, as slices of the send buffer.
@@ -536,10 +471,8 @@ impl Connection {
     /// Checks what must always hold; for tests and debug builds.
     pub fn check_invariants(&self) {
         assert!(self.snd.una <= self.snd.nxt, "una behind nxt");
-        assert_eq!(self.sent.nxt(), self.snd.nxt, "sent queue ends at nxt");
         assert!(self.send_buf.start() <= self.send_buf.end());
         if self.state != State::Closed {
-            assert_eq!(self.sent.una(), self.snd.una, "sent queue starts at una");
             let kept = self.snd.una.max(Offset(1)).min(self.send_buf.end());
             assert_eq!(self.send_buf.start(), kept, "the send buffer starts at una");
             assert!(self.rcv.nxt <= self.rcv.adv || self.state == State::SynSent || self.rcv.fin.is_some());
@@ -548,9 +481,15 @@ impl Connection {
             // Or nothing would ever move what is in flight.
             assert!(self.timers.is_set(Timer::Rto) || self.timers.is_set(Timer::Tlp), "no timer for what is in flight");
         }
-        self.sent.check_invariants();
+        let una = (self.state != State::Closed).then_some(self.snd.una);
+        self.sent.check_invariants(una, self.snd.nxt);
+        assert!(self.sent.outstanding() > 0 || self.snd.una == self.snd.nxt || self.state == State::Closed);
     }
 }
+
+/// How long memory is kept for a connection that does nothing: longer than an RTO, so that one that sends now and then
+/// does not allocate for each segment.
+const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// The bytes that a timestamp option takes in every segment, padding included.
 const TIMESTAMP_LEN: u32 = 12;

@@ -46,6 +46,6 @@ impl Connection {
             return self.nodelay || fin || urgent || self.snd.small_until <= self.snd.una;
         }
         // The window cuts the segment: worth it from half the largest window seen.
-        len * 2 >= self.snd.max_wnd
+        len * 2 >= u64::from(self.snd.max_wnd)
     }
 }

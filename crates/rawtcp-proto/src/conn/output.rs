@@ -113,12 +113,12 @@ impl Connection {
         if first {
             self.sent.on_send(Offset(0)..Offset(1), 1, now, snapshot);
             self.snd.nxt = Offset(1);
-            self.stalled_since = Some(now);
+            self.stalled_since = now.into();
             self.arm_rto(now);
         } else if again {
             self.sent.on_retransmit(Offset(0)..Offset(1), now, snapshot);
             self.trace_retransmit(&(Offset(0)..Offset(1)), false);
-            self.counters.total_retrans += 1;
+            self.recovery.rare.edit().total_retrans += 1;
         }
         let answers = self.state == State::SynReceived;
         let flags = if answers { Flags::SYN | Flags::ACK } else { Flags::SYN };
@@ -147,7 +147,7 @@ impl Connection {
 
     /// Data that is thought lost, oldest first.
     fn poll_retransmit(&mut self, now: Instant, limits: &TxLimits) -> Option<Transmit> {
-        if self.sent.lost_bytes() == 0 || self.recovery.frto_holds {
+        if self.sent.lost_bytes() == 0 || self.recovery.rare.frto_holds {
             return None;
         }
         let options = self.segment_options(now);
@@ -183,8 +183,7 @@ impl Connection {
         }
         self.recovery.on_transmit(len);
         self.note_paced(now, len);
-        self.counters.bytes_retrans += len;
-        self.counters.total_retrans += len.div_ceil(mss);
+        self.recovery.rare.edit().total_retrans += len.div_ceil(mss);
         let snapshot = self.recovery.rate.on_transmit(now, false);
         self.sent.on_retransmit(range.clone(), now, snapshot);
         if range.start <= self.snd.una && kind == TransmitKind::Retransmit {
@@ -192,8 +191,9 @@ impl Connection {
             self.arm_rto(now);
         }
         self.arm_rto_if_unset(now);
-        let fin = self.snd.fin.is_some_and(|fin| range.end > fin);
+        let fin = self.snd.fin.get().is_some_and(|fin| range.end > fin);
         let payload = range.start.min(self.send_buf.end())..range.end.min(self.send_buf.end());
+        self.recovery.rare.edit().bytes_retrans += payload.end.since(payload.start);
         self.data_segment(now, payload, fin, options, mss, kind)
     }
 
@@ -206,17 +206,18 @@ impl Connection {
         let mss = u64::from(self.mss_before_options()) - options.encoded_len() as u64;
         let fresh = self.send_buf.end().min(self.snd.edge()).since(self.snd.nxt).min(mss);
         // Set before the probe leaves: what is armed behind it is the RTO, not another probe.
-        self.recovery.tlp_was_retransmit = fresh == 0;
-        self.recovery.tlp_high = Some(self.snd.nxt);
+        let rare = self.recovery.rare.edit();
+        rare.tlp_was_retransmit = fresh == 0;
+        rare.tlp_high = Some(self.snd.nxt);
         if fresh > 0 {
             let transmit = self.send_new(now, fresh, options, mss, TransmitKind::Probe);
-            self.recovery.tlp_high = Some(self.snd.nxt);
+            self.recovery.rare.edit().tlp_high = Some(self.snd.nxt);
             return Some(transmit);
         }
         let last = self.sent.last_range()?;
         // The options may have grown since it was sent: never more than one segment.
         let start = last.start.max(Offset(last.end.0.saturating_sub(mss)));
-        self.recovery.tlp_copy = Some(last.end);
+        self.recovery.rare.edit().tlp_copy = Some(last.end);
         Some(self.send_again(now, start..last.end, options, mss, TransmitKind::Probe))
     }
 
@@ -304,7 +305,7 @@ impl Connection {
             }
         }
         // The FIN rides on the last data, if the window takes it.
-        let fin = self.snd.fin == Some(end) && self.snd.edge() > end;
+        let fin = self.snd.fin.get() == Some(end) && self.snd.edge() > end;
         self.snd.nxt = end;
         if fin {
             self.sent.on_send(end..end.add(1), 1, now, snapshot);
@@ -313,7 +314,7 @@ impl Connection {
         self.recovery.on_transmit(len);
         self.note_paced(now, len);
         if was_idle {
-            self.stalled_since = Some(now);
+            self.stalled_since = now.into();
             self.recovery.retries = 0;
         }
         if self.timers.is_set(super::Timer::Persist) {
@@ -360,12 +361,11 @@ impl Connection {
         if len > 0 && payload.end == self.send_buf.end() {
             flags |= Flags::PSH;
         }
-        let seq = match (len, self.snd.fin) {
+        let seq = match (len, self.snd.fin.get()) {
             (0, Some(at)) => self.snd.wire(at),
             _ => self.snd.wire(payload.start),
         };
         let segment_size = if len > mss { mss as u16 } else { 0 };
-        self.counters.bytes_sent += len;
         if len > 0 {
             self.ack.on_reply(now, self.config.delayed_ack);
         }
@@ -433,7 +433,7 @@ impl Connection {
         let mut sack = SackBlocks::default();
         if self.negotiated.sack {
             let most = if timestamps.is_some() { 3 } else { 4 };
-            let duplicate = self.ack.duplicate.clone();
+            let duplicate = self.ack.odd.if_touched().and_then(|odd| odd.duplicate.clone());
             for range in duplicate.into_iter().chain(self.assembler.sack_ranges()).take(most) {
                 sack.push(self.rcv.wire(range.start), self.rcv.wire(range.end));
             }

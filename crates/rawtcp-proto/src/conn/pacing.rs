@@ -6,6 +6,7 @@
 //! ones send pairs. On a path shorter than a millisecond that is the whole window, so it is not paced at all.
 
 use super::{Connection, Timer};
+use crate::cold::Idle;
 use crate::time::{Duration, Instant};
 
 /// How long a burst takes at the pacing rate: Linux's `sk_pacing_shift`.
@@ -17,7 +18,7 @@ const LEAST: u64 = 2;
 const ROUNDING: Duration = Duration::from_nanos(4);
 
 /// The state of the spacing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pacer {
     /// When all that has left is paid off.
     paid: Instant,
@@ -25,6 +26,14 @@ pub(super) struct Pacer {
     closed: bool,
     /// Bytes that may leave at once: there was nothing in flight that they could catch up with.
     free: u64,
+}
+
+impl Idle for Pacer {
+    const BEGIN: Self = Pacer { paid: Instant::ZERO, closed: false, free: 0 };
+
+    fn idle() -> &'static Self {
+        const { &Pacer::BEGIN }
+    }
 }
 
 impl Pacer {
@@ -124,7 +133,7 @@ impl Connection {
     pub(super) fn restart_pacing(&mut self, now: Instant) {
         if let Some(rate) = self.paced() {
             let window = u64::from(self.config.initial_window) * u64::from(self.send_mss());
-            self.pacer.restart(now, window, &rate);
+            self.pacer.edit().restart(now, window, &rate);
         }
     }
 
@@ -134,7 +143,7 @@ impl Connection {
     pub(super) fn pace(&mut self, now: Instant, slack: Duration, len: u64, mss: u64) -> Option<u64> {
         let Some(rate) = self.paced() else { return Some(len) };
         // A slack of more than a burst would be no pacing.
-        let allowance = self.pacer.allowance(now, slack.min(BURST / 2), &rate);
+        let allowance = self.pacer.edit().allowance(now, slack.min(BURST / 2), &rate);
         if len <= allowance {
             return Some(len);
         }
@@ -142,8 +151,8 @@ impl Connection {
         if whole > 0 {
             return Some(whole);
         }
-        let at = self.pacer.close();
-        if self.timers.is_set(Timer::Rto) && self.recovery.rto_at <= at {
+        let at = self.pacer.edit().close();
+        if self.timers.is_set(Timer::Rto) && self.recovery.retry_at <= at {
             return Some(len.min(mss));
         }
         self.timers.set(Timer::Pace, at);
@@ -153,7 +162,7 @@ impl Connection {
     /// So many bytes of data leave.
     pub(super) fn note_paced(&mut self, now: Instant, len: u64) {
         if let Some(rate) = self.paced() {
-            self.pacer.on_send(now, len, &rate);
+            self.pacer.edit().on_send(now, len, &rate);
         }
         self.timers.clear(Timer::Pace);
     }

@@ -6,7 +6,7 @@
 //! than the others; whatever becomes of it is found out as for other data. That it is lost is no congestion (RFC
 //! 4821 §7.6), and what it carried is sent again in segments of the usual size.
 
-use super::loss::Phase;
+use super::recovery::Phase;
 use super::{Connection, Path, TIMESTAMP_LEN, Transmit, TransmitKind};
 use crate::cold::Idle;
 use crate::config::{MIN_MSS, MtuProbing, ip_header_len};
@@ -64,7 +64,10 @@ struct Probe {
 
 impl Idle for Pmtu {
     const BEGIN: Self = Pmtu::new();
-    const IDLE: &'static Self = &Pmtu::new();
+
+    fn idle() -> &'static Self {
+        const { &Pmtu::new() }
+    }
 }
 
 impl Pmtu {

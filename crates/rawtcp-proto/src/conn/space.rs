@@ -7,6 +7,7 @@
 //!         │          │            │             readable│  may send       │ offered
 //! ```
 
+use crate::compact::Maybe;
 use crate::seq::{Offset, SeqNum, WindowScale, WireWindow};
 use crate::time::Instant;
 
@@ -19,16 +20,16 @@ pub(super) struct SendSpace {
     pub(super) una: Offset,
     /// SND.NXT: the next offset to send for the first time.
     pub(super) nxt: Offset,
-    /// SND.WND in bytes.
-    pub(super) wnd: u64,
+    /// SND.WND in bytes: below 2³⁰ (RFC 7323 §2.3).
+    pub(super) wnd: u32,
     /// The largest window ever offered (MAX.SND.WND of RFC 5961 §5; sender SWS avoidance).
-    pub(super) max_wnd: u64,
+    pub(super) max_wnd: u32,
     /// SND.WL1: the peer's offset of the segment that last updated the window.
     pub(super) wl1: Offset,
     /// SND.WL2: the ACK of that segment.
     pub(super) wl2: Offset,
     /// Where our FIN stands or will stand, once the application has closed.
-    pub(super) fin: Option<Offset>,
+    pub(super) fin: Maybe<Offset>,
     /// End of the last segment sent that was smaller than a full one (Minshall's Nagle).
     pub(super) small_until: Offset,
     /// The MSS the peer announced, or the default.
@@ -47,7 +48,7 @@ impl SendSpace {
             max_wnd: 0,
             wl1: Offset(0),
             wl2: Offset(0),
-            fin: None,
+            fin: Maybe::NONE,
             small_until: Offset(0),
             peer_mss,
             ts_offset,
@@ -55,7 +56,7 @@ impl SendSpace {
     }
 
     /// The first window, from a segment with SYN: never scaled (RFC 7323 §2.2).
-    pub(super) fn open(&mut self, wnd: u64) {
+    pub(super) fn open(&mut self, wnd: u32) {
         self.wnd = wnd;
         self.max_wnd = wnd;
     }
@@ -66,17 +67,22 @@ impl SendSpace {
 
     /// The right edge of the peer's window; negative windows after a shrink give `nxt` or less.
     pub(super) fn edge(&self) -> Offset {
-        self.una.add(self.wnd)
+        self.una.add(u64::from(self.wnd))
     }
 
     /// The FIN was sent.
     pub(super) fn fin_sent(&self) -> bool {
-        self.fin.is_some_and(|fin| self.nxt > fin)
+        self.fin.get().is_some_and(|fin| self.nxt > fin)
+    }
+
+    /// Bytes of the stream that were sent, each once.
+    pub(super) fn stream_sent(&self) -> u64 {
+        self.nxt.since(Offset(1)) - u64::from(self.fin_sent())
     }
 
     /// The FIN was acknowledged.
     pub(super) fn fin_acked(&self) -> bool {
-        self.fin.is_some_and(|fin| self.una > fin)
+        self.fin.get().is_some_and(|fin| self.una > fin)
     }
 }
 
@@ -97,7 +103,7 @@ pub(super) struct RecvSpace {
     pub(super) ts_recent: u32,
     pub(super) ts_recent_at: Instant,
     /// The peer's FIN was received, here.
-    pub(super) fin: Option<Offset>,
+    pub(super) fin: Maybe<Offset>,
     /// The window scale that our SYN offers.
     pub(super) scale: WindowScale,
     /// The MSS we announced.
@@ -116,7 +122,7 @@ impl RecvSpace {
             last_ack_sent: Offset(0),
             ts_recent: 0,
             ts_recent_at: Instant::ZERO,
-            fin: None,
+            fin: Maybe::NONE,
             scale,
             adv_mss,
             seen_mss: 0,

@@ -8,7 +8,7 @@ use crate::time::{Duration, Instant};
 /// The longest a receiver is expected to hold back an ACK (RFC 8985 §7.2 WCDelAckT).
 const WORST_DELAYED_ACK: Duration = Duration::from_millis(200);
 /// The longest time between two probes of a zero window, as Linux's TCP_RTO_MAX.
-const MAX_PROBE_BACKOFF: u32 = 16;
+const MAX_PROBE_BACKOFF: u8 = 16;
 /// No timer is set for less: a setting of zero must not make a deadline that is always due.
 const SHORTEST: Duration = Duration::from_millis(1);
 
@@ -42,7 +42,7 @@ impl Connection {
 
     /// R2 by count or by the user timeout (RFC 9293 §3.8.3 [MUST-20, MUST-21]).
     fn is_given_up(&self, now: Instant) -> bool {
-        if let (Some(limit), Some(since)) = (self.config.user_timeout, self.stalled_since)
+        if let (Some(limit), Some(since)) = (self.config.user_timeout, self.stalled_since.get())
             && now.since(since) >= limit
         {
             return true;
@@ -81,7 +81,7 @@ impl Connection {
 
     /// RFC 8985 §7.3: one probe, new data if there is any.
     fn on_tlp_timer(&mut self, now: Instant) {
-        if self.sent.outstanding() > 0 && self.recovery.tlp_high.is_none() {
+        if self.sent.outstanding() > 0 && self.recovery.rare.tlp_high.is_none() {
             self.pending.tlp = true;
         }
         self.arm_rto(now);
@@ -92,7 +92,7 @@ impl Connection {
             self.probes = 0;
             return;
         }
-        if let (Some(limit), Some(since)) = (self.config.user_timeout, self.stalled_since)
+        if let (Some(limit), Some(since)) = (self.config.user_timeout, self.stalled_since.get())
             && now.since(since) >= limit
         {
             return self.time_out();
@@ -102,7 +102,7 @@ impl Connection {
         let most = if self.orphan { self.config.orphan_retries } else { self.config.retries };
         // Of an orphan nobody waits for the end: as Linux, it goes once the probes are at their slowest,
         // or a peer could pin its buffer for ever (RFC 6429 §4).
-        let slowest = self.rtt.rto_backed_off(self.recovery.backoff) >= self.config.rto_max;
+        let slowest = self.rtt.rto_backed_off(self.recovery.backoff.into()) >= self.config.rto_max;
         if self.probes >= most || (self.orphan && slowest) {
             return self.time_out();
         }
@@ -123,11 +123,11 @@ impl Connection {
 
     /// When the user timeout ends the wait, if there is one.
     fn user_deadline(&self) -> Option<Instant> {
-        self.config.user_timeout.zip(self.stalled_since).map(|(limit, since)| since + limit)
+        self.config.user_timeout.zip(self.stalled_since.get()).map(|(limit, since)| since + limit)
     }
 
     fn next_rto(&self) -> Duration {
-        self.rtt.rto_backed_off(self.recovery.backoff).max(SHORTEST)
+        self.rtt.rto_backed_off(self.recovery.backoff.into()).max(SHORTEST)
     }
 
     /// Starts, or starts anew, the retransmission timer (RFC 6298 §5.1, §5.3).
@@ -136,18 +136,18 @@ impl Connection {
         if self.sent.outstanding() == 0 {
             return self.timers.clear(Timer::Rto);
         }
-        self.recovery.rto_at = now + self.next_rto();
+        self.recovery.retry_at = now + self.next_rto();
         self.set_rto();
     }
 
     /// The timer runs out at the RTO, or at the end of the user timeout before it.
     fn set_rto(&mut self) {
-        let at = self.recovery.rto_at;
+        let at = self.recovery.retry_at;
         self.timers.set(Timer::Rto, self.user_deadline().map_or(at, |deadline| at.min(deadline)));
     }
 
     fn set_persist(&mut self) {
-        let at = self.recovery.persist_at;
+        let at = self.recovery.retry_at;
         self.timers.set(Timer::Persist, self.user_deadline().map_or(at, |deadline| at.min(deadline)));
     }
 
@@ -180,8 +180,8 @@ impl Connection {
     /// RFC 8985 §7.2: no probe in recovery, while one is out, or when SACK already tells of a hole.
     fn wants_tlp(&self) -> bool {
         self.negotiated.sack
-            && self.recovery.phase == super::loss::Phase::Open
-            && self.recovery.tlp_high.is_none()
+            && self.recovery.phase == super::recovery::Phase::Open
+            && self.recovery.rare.tlp_high.is_none()
             && self.sent.outstanding() > 0
             && self.sent.sacked_bytes() == 0
             && self.state.is_synchronized()
@@ -200,7 +200,7 @@ impl Connection {
             // Two clock ticks, so that the probe does not race the ACK.
             Duration::from_millis(2)
         };
-        let at = (now + timeout).min(self.recovery.rto_at);
+        let at = (now + timeout).min(self.recovery.retry_at);
         if self.user_deadline().is_some_and(|deadline| deadline <= at) {
             return self.keep_rto(now); // the user timeout is the RTO's affair
         }
@@ -211,7 +211,7 @@ impl Connection {
 
     /// RFC 9293 §3.8.6.1 [SHLD-29, SHLD-30]: the first probe after one RTO, then exponentially.
     fn arm_persist(&mut self, now: Instant) {
-        self.recovery.persist_at = now + self.next_rto();
+        self.recovery.retry_at = now + self.next_rto();
         self.set_persist();
     }
 
@@ -234,7 +234,9 @@ impl Connection {
         if self.sent.outstanding() > 0 || !self.has_unsent() || !self.state.is_synchronized() {
             return self.timers.clear(Timer::Persist);
         }
-        self.stalled_since.get_or_insert(now);
+        if self.stalled_since.is_none() {
+            self.stalled_since = now.into();
+        }
         let shut = self.snd.edge() <= self.snd.nxt;
         if !self.timers.is_set(Timer::Persist) || shut != self.recovery.persist_shut {
             self.recovery.persist_shut = shut;

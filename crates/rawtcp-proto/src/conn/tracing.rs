@@ -1,6 +1,6 @@
 //! The places where a connection says what it does; see [`crate::trace`].
 
-use super::loss::Phase;
+use super::recovery::Phase;
 use super::timers::Timer;
 use super::{Connection, State};
 use crate::error::DropReason;
@@ -143,7 +143,7 @@ impl Connection {
     #[cold]
     fn tell_changes(&mut self) {
         let phase = self.recovery_phase();
-        let (now_set, wnd) = (self.timers.all(), self.snd.wnd);
+        let (now_set, wnd) = (self.timers.all(), u64::from(self.snd.wnd));
         let synchronized = self.state.is_synchronized();
         let Some(trace) = &mut self.trace else { return };
         let from = core::mem::replace(&mut trace.phase, phase);

@@ -3,7 +3,7 @@
 //! D-SACKs say about reordering (RFC 8985 §6.2, step 4).
 
 use super::Connection;
-use super::loss::Phase;
+use super::recovery::Phase;
 use crate::buf::RangeSet;
 use crate::recovery::sent::AckOutcome;
 use crate::seq::{Offset, OffsetRange};
@@ -61,13 +61,9 @@ pub(super) struct Reordering {
     round: Option<Offset>,
 }
 
-impl Default for Reordering {
-    fn default() -> Self {
-        Reordering { seen: false, quarters: 1, persist: REO_WND_PERSIST, round: None }
-    }
-}
-
 impl Reordering {
+    pub(super) const NONE: Self = Reordering { seen: false, quarters: 1, persist: REO_WND_PERSIST, round: None };
+
     fn on_dsack(&mut self, una: Offset, nxt: Offset) {
         self.round = self.round.filter(|&round| una < round);
         if self.round.is_none() {
@@ -102,22 +98,25 @@ impl Connection {
     /// A new episode: nothing was sent again in it.
     pub(super) fn begin_episode(&mut self, timeout: bool) {
         self.forget_retransmit_ts();
-        self.recovery.episode = Some(Box::new(Episode { timeout, ..Episode::default() }));
+        self.recovery.rare.edit().episode = Some(Box::new(Episode { timeout, ..Episode::default() }));
     }
 
     /// Retransmissions that an earlier episode left in flight echo older timestamps than this one's first, and
     /// prove nothing about it: as long as there are any, the oldest of them counts.
     pub(super) fn forget_retransmit_ts(&mut self) {
-        if self.sent.retransmitted_out() == 0 {
-            self.recovery.first_retransmit_ts = None;
+        if self.sent.retransmitted_out() == 0
+            && let Some(rare) = self.recovery.rare.touched()
+        {
+            rare.first_retransmit_ts = None;
         }
     }
 
     /// Something leaves once more because it is thought lost.
     pub(super) fn note_retransmit(&mut self, ts_now: u32, range: OffsetRange) {
-        self.recovery.first_retransmit_ts.get_or_insert(ts_now);
+        let rare = self.recovery.rare.edit();
+        rare.first_retransmit_ts.get_or_insert(ts_now);
         if self.recovery.phase != Phase::Open
-            && let Some(episode) = &mut self.recovery.episode
+            && let Some(episode) = &mut rare.episode
         {
             episode.on_retransmit(range);
         }
@@ -139,19 +138,21 @@ impl Connection {
         if first.end > ack && !inside {
             return;
         }
-        self.counters.dsack_dups += first.end.since(first.start).div_ceil(u64::from(self.send_mss()));
-        if self.recovery.tlp_copy == Some(first.end) {
+        let segments = first.end.since(first.start).div_ceil(u64::from(self.send_mss()));
+        let rare = self.recovery.rare.edit();
+        rare.dsack_dups += segments;
+        if rare.tlp_copy == Some(first.end) {
             // A tail loss probe is sent twice on suspicion; that says nothing of reordering.
-            self.recovery.tlp_copy = None;
-            if core::mem::take(&mut self.recovery.tlp_reduced) {
+            rare.tlp_copy = None;
+            if core::mem::take(&mut rare.tlp_reduced) {
                 // It was overtaken by what was sent after it: it repaired nothing.
                 self.cc.on_spurious();
                 self.trace_window(WindowReason::Undo);
             }
         } else {
-            self.recovery.reordering.on_dsack(self.snd.una, self.snd.nxt);
+            rare.reordering.on_dsack(self.snd.una, self.snd.nxt);
         }
-        if let Some(episode) = &mut self.recovery.episode {
+        if let Some(episode) = &mut self.recovery.rare.edit().episode {
             episode.on_dsack(first);
         }
     }
@@ -165,8 +166,11 @@ impl Connection {
         duplicate: bool,
         outcome: &AckOutcome,
     ) -> bool {
+        if self.recovery.rare.if_touched().is_none() {
+            return false; // nothing was ever sent again
+        }
         let eifel = advanced && self.is_older_than_first_retransmit(segment);
-        let dsack = self.recovery.episode.as_ref().is_some_and(|episode| episode.is_unfounded());
+        let dsack = self.recovery.rare.episode.as_ref().is_some_and(|episode| episode.is_unfounded());
         let unfounded = eifel || dsack || self.is_spurious_timeout(advanced, duplicate, outcome);
         if unfounded {
             self.undo(now);
@@ -175,19 +179,20 @@ impl Connection {
     }
 
     fn undo(&mut self, now: Instant) {
-        let episode = self.recovery.episode.take();
-        self.recovery.reordering.seen |= episode.is_some_and(|episode| !episode.timeout);
+        let rare = self.recovery.rare.edit();
+        let episode = rare.episode.take();
+        rare.reordering.seen |= episode.is_some_and(|episode| !episode.timeout);
         self.cc.on_spurious();
         self.ecn.on_undo();
         self.trace_window(WindowReason::Undo);
         if self.recovery.phase != Phase::Open {
             self.sent.unmark_lost();
             self.end_episode(now);
-            if let Some(cwv) = &mut self.recovery.cwv {
+            if let Some(cwv) = self.recovery.cwv() {
                 cwv.forget_loss();
             }
             // What copies seemed to say of the time that segments take was said by originals.
-            self.recovery.rack = None;
+            self.recovery.rack.forget();
         }
     }
 
@@ -195,7 +200,7 @@ impl Connection {
     /// triggered by an original.
     fn is_older_than_first_retransmit(&self, segment: &Segment<'_>) -> bool {
         let echo = segment.header.options.timestamps.filter(|ts| self.negotiated.timestamps && ts.echo != 0);
-        match (self.recovery.first_retransmit_ts, echo) {
+        match (self.recovery.rare.first_retransmit_ts, echo) {
             (Some(sent), Some(ts)) => self.recovery.phase != Phase::Open && (ts.echo.wrapping_sub(sent) as i32) < 0,
             _ => false,
         }
@@ -205,7 +210,7 @@ impl Connection {
     /// (RFC 5682 §3.1, step 3b).
     fn is_spurious_timeout(&mut self, advanced: bool, duplicate: bool, outcome: &AckOutcome) -> bool {
         let Phase::Loss { high } = self.recovery.phase else { return false };
-        if self.recovery.frto == Frto::Off {
+        if self.recovery.rare.frto == Frto::Off {
             return false;
         }
         // Without SACK, what was sent once may have waited at the peer for the copy of the head.
@@ -213,15 +218,16 @@ impl Connection {
         if telling && outcome.lowest_original.is_some_and(|end| end <= high) {
             return true;
         }
-        match self.recovery.frto {
+        match self.recovery.rare.frto {
             // Step 3a: new data arrived, what was before it did not.
-            Frto::NewData if outcome.newly_sacked > 0 || duplicate => self.recovery.frto = Frto::Off,
+            Frto::NewData if outcome.newly_sacked > 0 || duplicate => self.recovery.rare.edit().frto = Frto::Off,
             Frto::NewData => {}
             // Step 2b, if there is anything new that may leave.
             _ if advanced && self.snd.una < high => {
                 let may_send = self.has_unsent() && self.snd.edge() > self.snd.nxt;
-                self.recovery.frto = if may_send { Frto::NewData } else { Frto::Off };
-                self.recovery.frto_holds = may_send;
+                let rare = self.recovery.rare.edit();
+                rare.frto = if may_send { Frto::NewData } else { Frto::Off };
+                rare.frto_holds = may_send;
                 self.recovery.phase = Phase::Loss { high: self.snd.nxt };
             }
             // Step 2a: neither does a duplicate ACK say anything for it, nor an ACK of all.
@@ -229,12 +235,14 @@ impl Connection {
         }
         false
     }
+
     /// F-RTO waits for new data to leave, and none may (Nagle): sends again what is thought lost instead.
     pub(super) fn frto_is_stuck(&mut self) -> bool {
-        let stuck = self.recovery.frto_holds && self.recovery.phase == (Phase::Loss { high: self.snd.nxt });
+        let stuck = self.recovery.rare.frto_holds && self.recovery.phase == (Phase::Loss { high: self.snd.nxt });
         if stuck {
-            self.recovery.frto_holds = false;
-            self.recovery.frto = Frto::Off;
+            let rare = self.recovery.rare.edit();
+            rare.frto_holds = false;
+            rare.frto = Frto::Off;
         }
         stuck
     }

@@ -29,7 +29,10 @@ pub(super) struct Urgent {
 
 impl Idle for Urgent {
     const BEGIN: Self = Urgent::new();
-    const IDLE: &'static Self = &Urgent::new();
+
+    fn idle() -> &'static Self {
+        const { &Urgent::new() }
+    }
 }
 
 impl Urgent {
@@ -98,7 +101,7 @@ impl Connection {
 
     /// Where the application reads next.
     fn read_at(&self) -> Offset {
-        Offset(1 + self.counters.bytes_received - self.recv_buf.len() as u64)
+        Offset(1 + self.bytes_received() - self.recv_buf.len() as u64)
     }
 
     /// RFC 9293 §3.10.7.4, sixth: RCV.UP only moves on, and tells the application when it does [MUST-32]. A value

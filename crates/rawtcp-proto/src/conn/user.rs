@@ -136,7 +136,7 @@ impl Connection {
     }
 
     fn queue_fin(&mut self, _now: Instant) {
-        self.snd.fin = Some(self.send_buf.end().max(Offset(1)));
+        self.snd.fin = self.send_buf.end().max(Offset(1)).into();
         self.events.insert(Events::WRITE_CLOSED);
         match self.state {
             State::Established => self.transition(State::FinWait1, StateReason::LocalClose),
@@ -308,6 +308,6 @@ impl Connection {
 
     /// Acknowledge at once from now on, or go back to delayed ACKs; not sticky, as TCP_QUICKACK.
     pub fn set_quickack(&mut self, quick: bool) {
-        self.ack.set_quick(quick);
+        self.ack.set_quick(quick, self.config.quick_acks);
     }
 }

@@ -1,7 +1,7 @@
 //! What becomes of a congestion window that is not used: RFC 2861 as Linux has it, RFC 5681's restart, or RFC 7661.
 
 use super::Connection;
-use super::loss::Phase;
+use super::recovery::Phase;
 use crate::config::CwndValidation;
 use crate::seq::Offset;
 use crate::time::{Duration, Instant};
@@ -63,6 +63,30 @@ impl NewCwv {
 }
 
 impl Connection {
+    /// Notes how much of the window is used (RFC 7661 §4.3): the most of each round trip, and whether the
+    /// window held something back.
+    pub(super) fn note_flight(&mut self, now: Instant, limited: bool) {
+        let flight = self.pipe();
+        let new_round = self.snd.una >= self.recovery.round_end;
+        let more = !self.recovery.cwnd_limited && flight > self.recovery.max_flight;
+        if new_round || limited || more {
+            self.recovery.cwnd_limited = limited;
+            self.recovery.max_flight = flight;
+            self.recovery.round_end = self.snd.nxt;
+        }
+        if self.is_cwnd_limited() {
+            return self.recovery.used.restart(now);
+        }
+        self.validate_window(now, flight);
+    }
+
+    /// Whether the window may grow. In slow start, as on Linux, a flight of more than half of it is enough:
+    /// the next will be twice as large.
+    pub(super) fn is_cwnd_limited(&self) -> bool {
+        let slow_start = self.cc.cwnd() < self.cc.ssthresh();
+        self.recovery.cwnd_limited || (slow_start && self.cc.cwnd() < self.recovery.max_flight.saturating_mul(2))
+    }
+
     /// RFC 5681 §4.1: a window that has not been used for an RTO is not known to fit any more.
     pub(super) fn restart_after_idle(&mut self, now: Instant) {
         let (idle, rto) = (now.since(self.last_sent), self.rtt.rto());
@@ -99,7 +123,8 @@ impl Connection {
 
     /// RFC 7661: the window is kept although it is not used.
     pub(super) fn is_non_validated(&self) -> bool {
-        self.recovery.cwv.as_ref().is_some_and(|cwv| cwv.unused_since.is_some())
+        self.config.cwnd_validation == CwndValidation::NonValidated
+            && self.recovery.rare.cwv.as_ref().is_some_and(|cwv| cwv.unused_since.is_some())
     }
 
     /// RFC 7661 §4.2, §4.3: `delivered` bytes more have arrived; once a round trip this is a sample. To be called
@@ -111,7 +136,7 @@ impl Connection {
         }
         let (round_start, before) = (self.recovery.rate.is_round_start(), self.recovery.rate.delivered() - delivered);
         let period = (self.rtt.srtt().unwrap_or_default() * 3).max(LEAST_PERIOD);
-        let cwv = self.recovery.cwv.get_or_insert_default();
+        let cwv = self.recovery.rare.edit().cwv.get_or_insert_default();
         if !round_start {
             return;
         }
@@ -129,14 +154,14 @@ impl Connection {
     /// The phase is over. If it has lasted long, so is the window (RFC 7661 §4.4.3).
     fn leave_non_validated(&mut self, now: Instant) {
         self.end_non_validated_period(now);
-        if let Some(cwv) = &mut self.recovery.cwv {
+        if let Some(cwv) = self.recovery.cwv() {
             cwv.unused_since = None;
         }
     }
 
     /// RFC 7661 §4.4.3: after five minutes, and after each five more, half of it goes.
     fn end_non_validated_period(&mut self, now: Instant) {
-        if let Some(cwv) = &mut self.recovery.cwv
+        if let Some(cwv) = self.recovery.cwv()
             && let Some(since) = &mut cwv.unused_since
             && now.since(*since) > NVP
         {
@@ -150,7 +175,7 @@ impl Connection {
     fn keep_after_idle(&mut self, now: Instant) {
         let period = (self.rtt.srtt().unwrap_or_default() * 3).max(LEAST_PERIOD);
         let last_sent = self.last_sent;
-        let cwv = self.recovery.cwv.get_or_insert_default();
+        let cwv = self.recovery.rare.edit().cwv.get_or_insert_default();
         cwv.round = None;
         if now.since(last_sent) > period {
             cwv.samples = [Some(0), None];
@@ -164,7 +189,7 @@ impl Connection {
     /// in flight.
     pub(super) fn flight_at_loss(&self, flight: u64) -> u64 {
         let pipe_ack =
-            self.recovery.cwv.as_ref().filter(|cwv| cwv.unused_since.is_some()).and_then(|cwv| cwv.pipe_ack());
+            self.recovery.rare.cwv.as_ref().filter(|cwv| cwv.unused_since.is_some()).and_then(|cwv| cwv.pipe_ack());
         flight.max(pipe_ack.unwrap_or(0))
     }
 
@@ -172,15 +197,15 @@ impl Connection {
     /// the end of which there is more to do.
     pub(super) fn on_congestion_in_validation(&mut self, flight: u64, over: bool) {
         let non_validated = self.is_non_validated();
-        if let Some(cwv) = &mut self.recovery.cwv {
-            **cwv = NewCwv { loss_flight: (non_validated && !over).then_some(flight), ..NewCwv::default() };
+        if let Some(cwv) = self.recovery.cwv() {
+            *cwv = NewCwv { loss_flight: (non_validated && !over).then_some(flight), ..NewCwv::default() };
         }
     }
 
     /// RFC 7661 §4.4.1: at the end of recovery the window is that of a flight without what was lost of it.
     pub(super) fn on_recovery_exit_in_validation(&mut self) {
-        let Some(flight) = self.recovery.cwv.as_mut().and_then(|cwv| cwv.loss_flight.take()) else { return };
-        let again = self.recovery.episode.as_ref().map_or(0, |episode| episode.sent_again());
+        let Some(flight) = self.recovery.cwv().and_then(|cwv| cwv.loss_flight.take()) else { return };
+        let again = self.recovery.rare.episode.as_ref().map_or(0, |episode| episode.sent_again());
         let ssthresh =
             u128::from(self.cc.ssthresh()) * u128::from(flight.saturating_sub(again)) / u128::from(flight.max(1));
         self.cc.on_limit(u64::try_from(ssthresh).unwrap_or(u64::MAX).max(u64::from(self.send_mss())));

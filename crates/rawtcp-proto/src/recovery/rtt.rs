@@ -4,11 +4,11 @@ use crate::time::{Duration, Instant};
 
 /// G of RFC 6298 §2: no finer wait than this is trusted. Timers of real devices are finer, but a
 /// paused runtime clock moves in steps of one millisecond.
-const GRANULARITY: Duration = Duration::from_millis(1);
+const GRANULARITY: Nanos = 1_000_000;
 
 /// How long a minimum is believed. Linux's default (`tcp_min_rtt_wlen`) as well: long enough to see the
 /// empty path once, short enough to notice a longer one (RFC 8985 §6.2, step 1).
-const MIN_RTT_WINDOW: Duration = Duration::from_secs(300);
+const MIN_RTT_WINDOW: u32 = 300;
 
 /// The timeout after a lost SYN on a path without a measurement (RFC 6298 §5.7).
 const AFTER_SYN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -22,6 +22,17 @@ fn nanos(d: Duration) -> Nanos {
     Nanos::try_from(d.as_nanos()).map_or(LONGEST, |n| n.min(LONGEST))
 }
 
+/// Bounds as each connection keeps them: whole milliseconds, rounded up. What is longer than 49 days is that long.
+type Millis = u32;
+
+fn millis(d: Duration) -> Millis {
+    Millis::try_from(d.as_nanos().div_ceil(1_000_000)).unwrap_or(Millis::MAX)
+}
+
+fn in_nanos(bound: Millis) -> Nanos {
+    Nanos::from(bound) * 1_000_000
+}
+
 /// SRTT, RTTVAR, RTO and the windowed minimum of one path. All values are durations.
 #[derive(Clone, Debug)]
 pub struct RttEstimator {
@@ -29,18 +40,19 @@ pub struct RttEstimator {
     srtt: Nanos,
     rttvar: Nanos,
     min: WindowedMin,
-    initial_rto: Nanos,
-    min_rto: Nanos,
-    max_rto: Nanos,
+    initial_rto: Millis,
+    min_rto: Millis,
+    max_rto: Millis,
 }
 
 impl RttEstimator {
     /// An estimator without a sample: its RTO is `initial_rto` (RFC 6298 §2.1).
     ///
     /// `min_rto` bounds the variance term from below, and with it the RTO; `max_rto` bounds the RTO from
-    /// above, with backoff and without (RFC 6298 §2.5), and wins if the two contradict.
+    /// above, with backoff and without (RFC 6298 §2.5), and wins if the two contradict. All three are taken to the
+    /// millisecond, rounded up.
     pub fn new(initial_rto: Duration, min_rto: Duration, max_rto: Duration) -> Self {
-        let [initial_rto, min_rto, max_rto] = [initial_rto, min_rto, max_rto].map(nanos);
+        let [initial_rto, min_rto, max_rto] = [initial_rto, min_rto, max_rto].map(millis);
         RttEstimator { srtt: NONE, rttvar: 0, min: WindowedMin::default(), initial_rto, min_rto, max_rto }
     }
 
@@ -59,7 +71,7 @@ impl RttEstimator {
 
     /// The SYN timed out. Without any sample, the RTO is at least 3 s from now on (RFC 6298 §5.7).
     pub fn on_syn_timeout(&mut self) {
-        self.initial_rto = self.initial_rto.max(nanos(AFTER_SYN_TIMEOUT));
+        self.initial_rto = self.initial_rto.max(millis(AFTER_SYN_TIMEOUT));
     }
 
     /// The smoothed round-trip time, once there is a sample.
@@ -75,7 +87,7 @@ impl RttEstimator {
     /// The least sample of the last 300 s before the last sample (RACK.min_RTT, RFC 8985 §6.2, step 1).
     pub fn min_rtt(&self) -> Option<Duration> {
         let rtt = self.min.best[0].rtt;
-        (rtt != NONE).then(|| Duration::from_nanos(rtt))
+        (rtt != NEVER).then(|| Duration::from_micros(rtt.into()))
     }
 
     /// The retransmission timeout without backoff.
@@ -89,24 +101,24 @@ impl RttEstimator {
 
     fn rto_nanos(&self) -> Nanos {
         let rto = match self.srtt {
-            NONE => self.initial_rto,
-            srtt => srtt.saturating_add(self.rttvar.saturating_mul(4).max(self.min_rto).max(nanos(GRANULARITY))),
+            NONE => in_nanos(self.initial_rto),
+            srtt => srtt.saturating_add(self.rttvar.saturating_mul(4).max(in_nanos(self.min_rto)).max(GRANULARITY)),
         };
-        rto.min(self.max_rto)
+        rto.min(in_nanos(self.max_rto))
     }
 
     /// The retransmission timeout after `n` expiries in a row: doubled each time (RFC 6298 §5.5), at most
     /// the maximum.
     pub fn rto_backed_off(&self, n: u32) -> Duration {
         // 2^31 times any useful RTO is beyond any useful maximum: a larger shift changes nothing.
-        Duration::from_nanos(self.rto_nanos().saturating_mul(1 << n.min(31)).min(self.max_rto))
+        Duration::from_nanos(self.rto_nanos().saturating_mul(1 << n.min(31)).min(in_nanos(self.max_rto)))
     }
 }
 
 /// A minimum over a sliding window in constant memory, after Kathleen Nichols' algorithm.
 ///
 /// Kept are the minimum of the window, the minimum of what came after it, and the minimum of what came after
-/// that. When the first grows too old, the second takes its place. The choice is forced to be spread over
+/// that. Of round trips whole microseconds count, of times whole seconds. When the first grows too old, the second takes its place. The choice is forced to be spread over
 /// the window (after a quarter and after half of it), so that a successor is never itself about to expire.
 /// Never below the true minimum of the window, never above the latest sample.
 #[derive(Clone, Copy, Debug)]
@@ -116,28 +128,44 @@ struct WindowedMin {
 
 #[derive(Clone, Copy, Debug)]
 struct Sample {
-    rtt: Nanos,
-    at: Instant,
+    /// Microseconds, rounded down; 71 minutes at most.
+    rtt: u32,
+    /// Seconds.
+    at: u32,
+}
+
+/// The round trip of no sample.
+const NEVER: u32 = u32::MAX;
+
+impl Sample {
+    fn new(rtt: Nanos, at: Instant) -> Self {
+        let rtt = u32::try_from(rtt / 1_000).map_or(NEVER - 1, |micros| micros.min(NEVER - 1));
+        Sample { rtt, at: u32::try_from(at.as_nanos() / 1_000_000_000).unwrap_or(u32::MAX) }
+    }
+
+    fn later_than(self, earlier: Sample) -> u32 {
+        self.at.saturating_sub(earlier.at)
+    }
 }
 
 impl Default for WindowedMin {
     /// The first sample is less.
     fn default() -> Self {
-        WindowedMin { best: [Sample { rtt: NONE, at: Instant::ZERO }; 3] }
+        WindowedMin { best: [Sample { rtt: NEVER, at: 0 }; 3] }
     }
 }
 
 impl WindowedMin {
     fn update(&mut self, rtt: Nanos, now: Instant) {
-        let new = Sample { rtt, at: now };
+        let new = Sample::new(rtt, now);
         let [first, second, third] = self.best;
-        if rtt <= first.rtt || now.since(third.at) > MIN_RTT_WINDOW {
+        if new.rtt <= first.rtt || new.later_than(third) > MIN_RTT_WINDOW {
             self.best = [new; 3];
             return;
         }
-        if rtt <= second.rtt {
+        if new.rtt <= second.rtt {
             self.best = [first, new, new];
-        } else if rtt <= third.rtt {
+        } else if new.rtt <= third.rtt {
             self.best[2] = new;
         }
         self.age(new);
@@ -145,11 +173,11 @@ impl WindowedMin {
 
     fn age(&mut self, new: Sample) {
         let [first, second, third] = self.best;
-        let age = new.at.since(first.at);
+        let age = new.later_than(first);
         if age > MIN_RTT_WINDOW {
             self.best = [second, third, new];
             // The second may have been almost as old: its successor is not, or `update` had started anew.
-            if new.at.since(second.at) > MIN_RTT_WINDOW {
+            if new.later_than(second) > MIN_RTT_WINDOW {
                 self.best = [third, new, new];
             }
         } else if second.at == first.at && age > MIN_RTT_WINDOW / 4 {
@@ -222,9 +250,9 @@ mod tests {
         // The granularity is the last resort when the caller allows any RTO.
         let mut e = RttEstimator::new(MS, Duration::ZERO, Duration::MAX);
         e.on_sample(Duration::ZERO, Instant::ZERO);
-        assert_eq!(e.rto(), GRANULARITY);
+        assert_eq!(e.rto(), Duration::from_nanos(GRANULARITY));
         e.on_sample(Duration::MAX, Instant::ZERO);
-        assert!(e.rto_backed_off(u32::MAX) > Duration::from_secs(1 << 34));
+        assert_eq!(e.rto_backed_off(u32::MAX), MS * u32::MAX);
     }
 
     #[test]

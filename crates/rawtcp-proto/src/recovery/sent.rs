@@ -25,7 +25,7 @@ mod tests;
 
 pub use detect::{Detected, LostSegment, RackView};
 
-use crate::cold::Cold;
+use crate::cold::{Cold, Idle};
 use crate::seq::{Offset, OffsetRange};
 use crate::time::{Duration, Instant};
 use retransmit::{Retransmission, Retransmissions};
@@ -94,7 +94,8 @@ pub struct AckOutcome {
 }
 
 impl AckOutcome {
-    fn new(at: Instant, fack: Offset) -> Self {
+    /// Nothing is outstanding, and `fack` the end of all that was.
+    pub(crate) fn new(at: Instant, fack: Offset) -> Self {
         AckOutcome {
             at,
             newly_acked: 0,
@@ -131,11 +132,20 @@ impl AckOutcome {
     }
 }
 
+impl Idle for SentQueue {
+    const BEGIN: Self = SentQueue::new(Offset(0));
+
+    fn idle() -> &'static Self {
+        static IDLE: SentQueue = SentQueue::BEGIN;
+        &IDLE
+    }
+}
+
 /// The list of runs keeps its memory while nothing is outstanding if it has room for no more than these.
 const FEW_RUNS: usize = 1;
 
 /// What was sent and is not cumulatively acknowledged. All counts are bytes; SYN and FIN count one each.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct SentQueue {
     una: Offset,
     nxt: Offset,
@@ -152,24 +162,24 @@ pub struct SentQueue {
     latest: Instant,
     /// Runs and retransmissions looked at, to prove that work does not grow with the window.
     #[cfg(test)]
-    steps: core::cell::Cell<u64>,
+    steps: core::sync::atomic::AtomicU64,
 }
 
 impl SentQueue {
     /// An empty queue whose first byte to be sent is `start`: 0 for the SYN.
-    pub fn new(start: Offset) -> Self {
+    pub const fn new(start: Offset) -> Self {
         SentQueue {
             una: start,
             nxt: start,
             fack: start,
             runs: VecDeque::new(),
             copies: Cold::new(),
-            totals: Totals::default(),
+            totals: Totals { sacked: 0, lost: 0, copies: 0 },
             fresh: 0,
             lost_runs: BTreeSet::new(),
             latest: Instant::ZERO,
             #[cfg(test)]
-            steps: core::cell::Cell::new(0),
+            steps: core::sync::atomic::AtomicU64::new(0),
         }
     }
 
@@ -518,6 +528,6 @@ impl SentQueue {
 
     fn step(&self) {
         #[cfg(test)]
-        self.steps.set(self.steps.get() + 1);
+        self.steps.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
     }
 }

@@ -141,6 +141,12 @@ impl Pair {
         }
     }
 
+    /// Both have had nothing to do for a while.
+    pub(crate) fn rest(&mut self) {
+        self.client.rest();
+        self.server.rest();
+    }
+
     /// The client closes, then the server; the client's record.
     fn close(mut self) -> TimeWait {
         self.client.shutdown(self.now).expect("it is open");
@@ -167,6 +173,7 @@ pub(crate) fn idle(bytes: usize) -> Bytes {
     let (pair, both) = kept(|| {
         let mut pair = Pair::open(&config);
         pair.exchange(bytes);
+        pair.rest();
         pair
     });
     // The server's end alone is what goes with it.

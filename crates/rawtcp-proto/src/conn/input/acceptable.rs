@@ -141,7 +141,7 @@ impl Connection {
         let Some(start) = segment.header.seq.unwrap(self.rcv.irs, self.rcv.nxt) else { return };
         let end = start.add(segment.payload.len() as u64).min(self.rcv.nxt);
         if start < end {
-            self.ack.duplicate = Some(start..end);
+            self.ack.odd.edit().duplicate = Some(start..end);
         }
     }
 }

@@ -31,7 +31,7 @@ impl Connection {
 
     /// RFC 5961 §5 [MAY-12]: SND.UNA - MAX.SND.WND ≤ SEG.ACK ≤ SND.NXT.
     pub(super) fn believable_ack(&self, segment: &Segment<'_>) -> Option<Offset> {
-        let oldest = Offset(self.snd.una.0.saturating_sub(self.snd.max_wnd.max(1)));
+        let oldest = Offset(self.snd.una.0.saturating_sub(u64::from(self.snd.max_wnd.max(1))));
         let ack = segment.header.ack.unwrap(self.snd.iss, self.snd.una);
         ack.filter(|&ack| oldest <= ack && ack <= self.snd.nxt)
     }
@@ -64,7 +64,7 @@ impl Connection {
         // RFC 7323 §2.2: never scaled in a segment with SYN.
         let scaled = self.negotiated.scales.filter(|_| !segment.header.flags.contains(Flags::SYN));
         let scale = scaled.map_or(crate::seq::WindowScale::NONE, |s| s.snd);
-        let wnd = u64::from(scale.bytes(segment.header.window));
+        let wnd = scale.bytes(segment.header.window);
         let changed = wnd != self.snd.wnd;
         self.snd.wnd = wnd;
         self.snd.max_wnd = self.snd.max_wnd.max(wnd);

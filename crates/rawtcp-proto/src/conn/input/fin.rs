@@ -24,7 +24,7 @@ impl Connection {
     }
 
     fn on_fin(&mut self, at: Offset) {
-        self.rcv.fin = Some(at);
+        self.rcv.fin = at.into();
         self.rcv.nxt = at.add(1);
         self.rcv.adv = self.rcv.adv.max(self.rcv.nxt);
         self.assembler.reset();

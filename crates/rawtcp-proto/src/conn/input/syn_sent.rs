@@ -52,7 +52,7 @@ impl Connection {
     fn learn_from_syn(&mut self, now: Instant, segment: &Segment<'_>) {
         let options = &segment.header.options;
         self.rcv.open(segment.header.seq, self.syn_window());
-        self.snd.open(u64::from(segment.header.window.0));
+        self.snd.open(segment.header.window.0.into());
         self.snd.wl1 = Offset(0);
         self.snd.wl2 = Offset(0);
         // RFC 9293 §3.7.1 [MUST-15]: without the option, the default.

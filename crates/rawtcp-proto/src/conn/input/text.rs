@@ -40,7 +40,7 @@ impl Connection {
         // What lies before RCV.NXT was received before, what lies beyond the window was not offered.
         let (from, to) = (start.max(self.rcv.nxt), end.min(self.rcv.adv));
         if start < self.rcv.nxt && !segment.payload.is_empty() && self.negotiated.sack {
-            self.ack.duplicate = Some(start..end.min(self.rcv.nxt));
+            self.ack.odd.edit().duplicate = Some(start..end.min(self.rcv.nxt));
         }
         let skip = from.since(start) as usize;
         let cut = end.since(to) as usize;
@@ -65,22 +65,19 @@ impl Connection {
             return;
         }
         self.recv_buf.append(text, segment.owner);
-        self.counters.bytes_received += text.len() as u64;
         self.rcv.nxt = self.rcv.nxt.add(text.len() as u64);
         self.measure_receive_rtt(now, segment);
         self.ack.on_advance();
         let had_hole = !self.assembler.is_empty();
         if had_hole {
-            let before = self.rcv.nxt;
             self.rcv.nxt = self.assembler.edit().take_ready(self.rcv.nxt, &mut self.recv_buf);
             if self.assembler.is_empty() && self.assembler.fin_at().is_none() {
                 self.assembler.reset();
             }
-            self.counters.bytes_received += self.rcv.nxt.since(before);
         }
         self.events.insert(Events::READABLE);
         // RFC 5681 §4.2: at once when a hole exists or was filled.
-        if had_hole || cut || self.ack.duplicate.is_some() {
+        if had_hole || cut || self.ack.odd.duplicate.is_some() {
             self.ack.now();
         } else {
             self.ack_text(now, text.len(), segment.gro_size);
@@ -88,12 +85,12 @@ impl Connection {
     }
 
     fn receive_out_of_order(&mut self, at: Offset, segment: &Segment<'_>, text: &[u8], fin: bool) {
-        self.counters.rcv_ooopack += self.segments_in(segment);
+        self.recovery.rare.edit().rcv_ooopack += self.segments_in(segment);
         // RFC 9293 §3.10.7.4 [SHLD-31]: queued, within twice the receive buffer of memory.
         let limit = self.memory_limit().saturating_sub(self.recv_buf.charged());
         let ranges = (self.recv_buffer / BYTES_PER_RANGE).max(LEAST_RANGES);
         match self.assembler.edit().insert(at, text, segment.owner, fin, ranges, limit) {
-            Inserted::Duplicate(range) if self.negotiated.sack => self.ack.duplicate = Some(range),
+            Inserted::Duplicate(range) if self.negotiated.sack => self.ack.odd.edit().duplicate = Some(range),
             _ => {}
         }
         // RFC 5681 §4.2, RFC 9293 [MAY-13]: a hole is answered at once.

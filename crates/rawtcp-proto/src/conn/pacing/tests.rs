@@ -23,7 +23,7 @@ fn a_burst_is_a_millisecond_of_the_rate_and_at_least_two_segments() {
     let table = [(10_000, 2, 200_000), (1_000_000, 2, 2_000), (20_000_000, 20, 1_000), (1_000_000_000, 1000, 1_000)];
     for (bytes_per_second, segments, micros) in table {
         let rate = Rate::new(bytes_per_second, MSS);
-        let (mut pacer, mut now) = (Pacer { paid: Instant::from_secs(5), ..Pacer::default() }, Instant::from_secs(5));
+        let (mut pacer, mut now) = (Pacer { paid: Instant::from_secs(5), ..Pacer::BEGIN }, Instant::from_secs(5));
         for _ in 0..5 {
             let (sent, next) = burst(&mut pacer, now, &rate);
             assert_eq!((sent, next.since(now)), (segments, Duration::from_micros(micros)), "{bytes_per_second}");
@@ -38,7 +38,7 @@ fn a_burst_is_a_millisecond_of_the_rate_and_at_least_two_segments() {
 #[test]
 fn a_late_timer_is_made_up_for_by_no_more_than_a_burst() {
     let rate = Rate::new(10_000_000, MSS);
-    let (mut pacer, now) = (Pacer { paid: Instant::from_secs(5), ..Pacer::default() }, Instant::from_secs(5));
+    let (mut pacer, now) = (Pacer { paid: Instant::from_secs(5), ..Pacer::BEGIN }, Instant::from_secs(5));
     assert_eq!(burst(&mut pacer, now, &rate).0, 10);
     assert_eq!(burst(&mut pacer, now + Duration::from_micros(1500), &rate).0, 15);
     assert_eq!(burst(&mut pacer, now + Duration::from_secs(1), &rate).0, 20);
@@ -47,7 +47,7 @@ fn a_late_timer_is_made_up_for_by_no_more_than_a_burst() {
 #[test]
 fn what_would_leave_within_the_slack_leaves_at_once() {
     let rate = Rate::new(10_000_000, MSS);
-    let (mut pacer, now) = (Pacer { paid: Instant::from_secs(5), ..Pacer::default() }, Instant::from_secs(5));
+    let (mut pacer, now) = (Pacer { paid: Instant::from_secs(5), ..Pacer::BEGIN }, Instant::from_secs(5));
     let (_, next) = burst(&mut pacer, now, &rate);
     let slack = Duration::from_micros(50);
     assert_eq!(pacer.allowance(next - Duration::from_micros(51), slack, &rate), 0);
@@ -57,7 +57,7 @@ fn what_would_leave_within_the_slack_leaves_at_once() {
 #[test]
 fn a_higher_rate_does_not_wait_for_the_debt_of_a_lower_one() {
     let (slow, fast) = (Rate::new(1_000, MSS), Rate::new(1_000_000, MSS));
-    let (mut pacer, now) = (Pacer::default(), Instant::from_secs(5));
+    let (mut pacer, now) = (Pacer::BEGIN, Instant::from_secs(5));
     let (_, next) = burst(&mut pacer, now, &slow);
     assert!(next.since(now) >= Duration::from_secs(2));
     assert_eq!(pacer.allowance(now, Duration::ZERO, &fast), 0);
@@ -73,7 +73,7 @@ proptest! {
     ) {
         let rate = Rate::new(bytes_per_second, MSS);
         let mut now = Instant::from_secs(1);
-        let mut pacer = Pacer { paid: now, ..Pacer::default() };
+        let mut pacer = Pacer { paid: now, ..Pacer::BEGIN };
         pacer.free = free;
         let mut log: Vec<(Instant, u64)> = Vec::new();
         for (wait, segments) in steps {

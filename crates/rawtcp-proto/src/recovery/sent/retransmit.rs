@@ -33,7 +33,10 @@ pub(super) struct Retransmissions {
 
 impl Idle for Retransmissions {
     const BEGIN: Self = Retransmissions::new();
-    const IDLE: &'static Self = &Retransmissions::new();
+
+    fn idle() -> &'static Self {
+        const { &Retransmissions::new() }
+    }
 }
 
 impl Retransmissions {

@@ -16,9 +16,9 @@ fn spread(n: u64) -> SentQueue {
 /// The most steps that any one acknowledgment of a series took.
 fn worst(q: &mut SentQueue, n: u64, mut one: impl FnMut(&mut SentQueue, u64)) -> u64 {
     let steps = (0..n).map(|i| {
-        let before = q.steps.get();
+        let before = q.steps.load(core::sync::atomic::Ordering::Relaxed);
         one(q, i);
-        q.steps.get() - before
+        q.steps.load(core::sync::atomic::Ordering::Relaxed) - before
     });
     steps.max().unwrap_or(0)
 }
@@ -110,12 +110,12 @@ fn a_hostile_peer_moves_the_left_edge() {
     for n in SIZES {
         let mut q = spread(n);
         let total = |q: &mut SentQueue, left: &dyn Fn(u64) -> u64| {
-            let before = q.steps.get();
+            let before = q.steps.load(core::sync::atomic::Ordering::Relaxed);
             for i in 1..n {
                 let mut out = q.on_ack(at(0), ms(9));
                 q.on_sack(range(left(i) * 100, n * 100), &mut out);
             }
-            q.steps.get() - before
+            q.steps.load(core::sync::atomic::Ordering::Relaxed) - before
         };
         let sum = total(&mut q, &|i| n - i) + total(&mut q, &|i| i) + total(&mut q, &|i| i * 7919 % n);
         assert!(sum / (3 * n) <= flat(n), "{n}: {sum}");
