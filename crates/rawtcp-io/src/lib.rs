@@ -1,7 +1,7 @@
 //! IP packets in and out of the machine.
 //!
 //! This crate knows nothing of TCP's state nor of any async runtime. It moves whole IP packets between the caller and
-//! a *device* ([`PacketIo`]): raw IP sockets, ICMP error sockets, AF_PACKET sockets, an in-memory pair, the in-process
+//! a *device* ([`PacketIo`]): raw IP sockets, ICMP error sockets, AF_PACKET sockets, a TUN interface, an in-memory pair, the in-process
 //! loopback switch. It also holds what a user-space TCP needs from the kernel beside packets: a guard that reserves a port
 //! and keeps the kernel silent on it, routes and neighbours, a microsecond timer, packet capture and network namespaces.
 //!
@@ -34,6 +34,7 @@ mod ports;
 mod privileges;
 mod raw_ip;
 mod sys;
+mod tun;
 mod vnet;
 mod wake;
 
@@ -47,4 +48,5 @@ pub use packet_io::{
 pub use ports::PortSet;
 pub use privileges::MissingPrivilege;
 pub use raw_ip::{MAX_EXCEPT, RawConfig, RawIpV4, RawIpV6};
+pub use tun::{TunConfig, TunDevice};
 pub use wake::WakeSlot;

@@ -160,6 +160,12 @@ pub struct MemDevice {
     outbound: Arc<Queue>,
 }
 
+/// A link of which both sides are the same: what is sent is received.
+pub fn looped(config: MemConfig) -> MemDevice {
+    let queue = Arc::new(Queue::new(config.queue_bytes));
+    MemDevice { config, inbound: queue.clone(), outbound: queue }
+}
+
 /// The two sides of a link.
 pub fn pair(config: MemConfig) -> (MemDevice, MemDevice) {
     let (a, b) = (Arc::new(Queue::new(config.queue_bytes)), Arc::new(Queue::new(config.queue_bytes)));

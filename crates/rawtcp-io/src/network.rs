@@ -6,7 +6,7 @@
 //! the address. From then on the kernel sees none of our packets and would let the entry go stale. So from time to time
 //! one of them takes the kernel's way again ([`Hop::mac`]), which makes it ask the neighbour whether it is still there.
 
-mod rtnl;
+pub(crate) mod rtnl;
 
 use std::collections::HashMap;
 use std::io;
@@ -31,14 +31,17 @@ const KERNEL_SEES_AFTER: Duration = Duration::from_secs(10);
 /// Set in [`Hop::state`] where the lower 48 bits are an address.
 const RESOLVED: u64 = 1 << 48;
 
-/// An interface that carries Ethernet frames. It may change under way.
+/// An interface that we send by: an Ethernet, or a TUN interface. It may change under way.
 #[derive(Debug)]
 pub struct Interface {
     index: u32,
     name: String,
+    /// It is used as long as it carries Ethernet frames.
+    is_ethernet: bool,
     mac: AtomicU64,
     mtu: AtomicU32,
     up: AtomicBool,
+    removed: AtomicBool,
 }
 
 impl Interface {
@@ -46,9 +49,11 @@ impl Interface {
         Self {
             index: link.index,
             name: link.name.clone(),
+            is_ethernet: link.is_ethernet,
             mac: AtomicU64::new(number(link.mac)),
             mtu: AtomicU32::new(link.mtu),
             up: AtomicBool::new(link.is_up),
+            removed: AtomicBool::new(false),
         }
     }
 
@@ -62,7 +67,7 @@ impl Interface {
         &self.name
     }
 
-    /// Its own Ethernet address.
+    /// Its own Ethernet address; zeros where it has none.
     pub fn mac(&self) -> Mac {
         address(self.mac.load(Ordering::Relaxed))
     }
@@ -77,11 +82,22 @@ impl Interface {
         self.up.load(Ordering::Relaxed)
     }
 
+    /// Whether it left the network namespace, most likely for good.
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
+    }
+
+    fn remove(&self) {
+        self.up.store(false, Ordering::Relaxed);
+        self.removed.store(true, Ordering::Relaxed);
+    }
+
     /// Says whether packets leave otherwise than before.
     fn update(&self, link: &Link) -> bool {
         self.mac.store(number(link.mac), Ordering::Relaxed);
+        self.removed.store(false, Ordering::Relaxed);
         let mtu = self.mtu.swap(link.mtu, Ordering::Relaxed);
-        let up = link.is_up && link.is_ethernet;
+        let up = link.is_up && (link.is_ethernet || !self.is_ethernet);
         let was_up = self.up.swap(up, Ordering::Relaxed);
         (mtu, was_up) != (link.mtu, up)
     }
@@ -146,7 +162,7 @@ pub struct LocalAddresses {
 }
 
 impl LocalAddresses {
-    fn new(local: Vec<(IpAddr, u8)>) -> Self {
+    pub(crate) fn new(local: Vec<(IpAddr, u8)>) -> Self {
         let is_host = |&(ip, prefix): &(IpAddr, u8)| prefix == if ip.is_ipv4() { 32 } else { 128 };
         let (hosts, ranges): (Vec<_>, Vec<_>) = local.into_iter().partition(is_host);
         let mut hosts: Vec<IpAddr> = hosts.into_iter().map(|(ip, _)| ip).collect();
@@ -200,13 +216,16 @@ impl Network {
     /// # Errors
     /// Those of netlink sockets.
     pub fn open() -> io::Result<Self> {
+        Self::with(|link| link.is_ethernet && link.is_up)
+    }
+
+    /// As [`open`](Self::open), with these interfaces.
+    pub(crate) fn with(wanted: impl Fn(&Link) -> bool) -> io::Result<Self> {
         // The watch first: nothing may change unseen between the question and the news.
         let watch = Watch::open()?;
         let mut rtnl = Rtnl::open()?;
         let links = rtnl.links()?;
-        let interfaces =
-            links.iter().filter(|link| link.is_ethernet && link.is_up).map(|link| Arc::new(Interface::new(link)));
-        let interfaces = interfaces.collect();
+        let interfaces = links.iter().filter(|link| wanted(link)).map(|link| Arc::new(Interface::new(link))).collect();
         let local = LocalAddresses::new(rtnl.local()?);
         Ok(Self {
             rtnl: Mutex::new(rtnl),
@@ -218,7 +237,7 @@ impl Network {
         })
     }
 
-    /// The Ethernet interfaces that were up when this was opened.
+    /// The interfaces that this was opened for.
     pub fn interfaces(&self) -> &[Arc<Interface>] {
         &self.interfaces
     }
@@ -257,6 +276,11 @@ impl Network {
     /// Grows with every change of routes or addresses: what was learned from [`hop`](Self::hop) may be out of date.
     pub fn generation(&self) -> u32 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Packets that an interface itself dropped instead of sending them, ever.
+    pub(crate) fn dropped(&self, index: u32) -> io::Result<u64> {
+        lock(&self.rtnl).dropped(index)
     }
 
     /// Readable when there is news.
@@ -298,7 +322,7 @@ impl Network {
             Change::Link(link) => return known(link.index).is_some_and(|interface| interface.update(&link)),
             Change::LinkGone(index) => {
                 if let Some(interface) = known(index) {
-                    interface.up.store(false, Ordering::Relaxed);
+                    interface.remove();
                 }
                 return true;
             }
@@ -318,7 +342,7 @@ impl Network {
         for interface in &self.interfaces {
             match links.iter().find(|link| link.index == interface.index) {
                 Some(link) => _ = interface.update(link),
-                None => interface.up.store(false, Ordering::Relaxed),
+                None => interface.remove(),
             }
         }
         for (key, hop) in lock(&self.hops).iter() {
@@ -334,9 +358,31 @@ mod tests {
     use super::*;
 
     fn interface() -> Arc<Interface> {
-        let link =
-            Link { index: 7, name: "eth7".into(), mac: [2, 0, 0, 0, 0, 1], mtu: 1500, is_ethernet: true, is_up: true };
-        Arc::new(Interface::new(&link))
+        Arc::new(Interface::new(&link()))
+    }
+
+    fn link() -> Link {
+        Link {
+            index: 7,
+            name: "eth7".into(),
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            is_ethernet: true,
+            is_up: true,
+            queue: 0,
+        }
+    }
+
+    #[test]
+    fn an_interface_that_stops_to_be_an_ethernet_is_down_unless_it_never_was_one() {
+        let changed = Link { is_ethernet: false, mtu: 1400, ..link() };
+        let ethernet = interface();
+        assert!(ethernet.update(&changed) && !ethernet.is_up());
+        let tun = Interface::new(&Link { is_ethernet: false, ..link() });
+        assert!(tun.update(&changed) && tun.is_up());
+        assert_eq!((tun.mtu(), tun.update(&changed)), (1400, false));
+        tun.remove();
+        assert!(tun.is_removed() && !tun.is_up());
     }
 
     #[test]

@@ -203,6 +203,14 @@ pub trait PacketIo: Send + Sync + Debug {
         0
     }
 
+    /// Whether what the device was for has gone, and it will never carry a packet again.
+    fn is_gone(&self) -> bool {
+        false
+    }
+
+    /// Gives back to the system what others may be waiting for. The device is not used any more.
+    fn release(&self) {}
+
     /// Sets which destination ports the device is to deliver. A device may deliver more, never less. A newly opened
     /// socket delivers none.
     fn set_ports(&self, ports: &PortSet) -> io::Result<()>;
@@ -233,6 +241,12 @@ impl<D: PacketIo + ?Sized> PacketIo for std::sync::Arc<D> {
     }
     fn truncated(&self) -> u64 {
         (**self).truncated()
+    }
+    fn is_gone(&self) -> bool {
+        (**self).is_gone()
+    }
+    fn release(&self) {
+        (**self).release();
     }
     fn set_ports(&self, ports: &PortSet) -> io::Result<()> {
         (**self).set_ports(ports)

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod frames;
+pub(crate) mod tun;
 
 use std::io;
 use std::mem::{self, MaybeUninit};
@@ -391,16 +392,25 @@ pub(crate) fn unshare(namespaces: &[Namespace]) -> io::Result<()> {
     if unsafe { libc::unshare(flags) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sets the IFF_UP flag of an interface, through any socket of its namespace.
-pub(crate) fn set_interface_up(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+/// A request about the interface of this name; everything else in it is 0.
+fn interface_request(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: all-zero is a valid ifreq: an array of characters and a union of plain data.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     if name.is_empty() || name.len() >= request.ifr_name.len() || name.bytes().any(|byte| byte == 0) {
-        return Err(io::ErrorKind::InvalidInput.into());
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{name:?} can not be the name of an interface"),
+        ));
     }
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
+    Ok(request)
+}
+
+/// Sets the IFF_UP flag of an interface, through any socket of its namespace.
+pub(crate) fn set_interface_up(fd: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let mut request = interface_request(name)?;
     // SAFETY: SIOCGIFFLAGS reads and writes one ifreq, which lives through the call; the name ends with a 0.
     if unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCGIFFLAGS as _, &raw mut request) } != 0 {
         return Err(io::Error::last_os_error());

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
@@ -27,36 +30,47 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A socket for questions. It asks of the network namespace in which it was opened, whoever uses it.
 #[derive(Debug)]
-pub(super) struct Rtnl {
+pub(crate) struct Rtnl {
     socket: OwnedFd,
     sequence: u32,
 }
 
 /// An interface as the kernel describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Link {
-    pub(super) index: u32,
-    pub(super) name: String,
-    pub(super) mac: Mac,
-    pub(super) mtu: u32,
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) mac: Mac,
+    pub(crate) mtu: u32,
     /// Its packets can be had, and sent, by whole Ethernet frames: it resolves neighbours, and what it receives is
     /// not handed on to a bridge, bond or the like, where it would be seen a second time.
-    pub(super) is_ethernet: bool,
-    pub(super) is_up: bool,
+    pub(crate) is_ethernet: bool,
+    pub(crate) is_up: bool,
+    /// Packets that may wait to be sent.
+    pub(crate) queue: u32,
+}
+
+/// An address of the kernel's on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) ip: IpAddr,
+    /// The other end, where the interface leads to just one.
+    pub(crate) peer: Option<IpAddr>,
+    pub(crate) prefix: u8,
 }
 
 /// What is known of a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Neighbour {
-    pub(super) index: u32,
-    pub(super) ip: IpAddr,
+pub(crate) struct Neighbour {
+    pub(crate) index: u32,
+    pub(crate) ip: IpAddr,
     /// `None`: not, or no longer, resolved.
-    pub(super) mac: Option<Mac>,
+    pub(crate) mac: Option<Mac>,
 }
 
 /// How packets to an address leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// By this interface to this neighbour.
     Neighbour { index: u32, ip: IpAddr },
     /// In a way that frames of ours can not go: to an own address, through a tunnel, nowhere.
@@ -65,7 +79,7 @@ pub(super) enum Step {
 
 /// News from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     /// A route or an address came or went.
     Routing,
     Link(Link),
@@ -74,13 +88,13 @@ pub(super) enum Change {
 }
 
 impl Rtnl {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let socket = socket(SocketFlags::CLOEXEC)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
         Ok(Self { socket, sequence: 0 })
     }
 
-    pub(super) fn links(&mut self) -> io::Result<Vec<Link>> {
+    pub(crate) fn links(&mut self) -> io::Result<Vec<Link>> {
         let mut links = Vec::new();
         self.ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP, |message| {
             if let RouteNetlinkMessage::NewLink(message) = message {
@@ -90,7 +104,7 @@ impl Rtnl {
         Ok(links)
     }
 
-    pub(super) fn neighbours(&mut self) -> io::Result<Vec<Neighbour>> {
+    pub(crate) fn neighbours(&mut self) -> io::Result<Vec<Neighbour>> {
         let mut neighbours = Vec::new();
         self.ask(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()), NLM_F_DUMP, |message| {
             if let RouteNetlinkMessage::NewNeighbour(message) = message {
@@ -101,7 +115,7 @@ impl Rtnl {
     }
 
     /// The address ranges that are this host's own, each with the length of its prefix.
-    pub(super) fn local(&mut self) -> io::Result<Vec<(IpAddr, u8)>> {
+    pub(crate) fn local(&mut self) -> io::Result<Vec<(IpAddr, u8)>> {
         let mut local = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut question = RouteMessage::default();
@@ -120,8 +134,58 @@ impl Rtnl {
         Ok(local)
     }
 
+    /// The addresses of an interface, in the kernel's order.
+    pub(crate) fn addresses(&mut self, index: u32) -> io::Result<Vec<Address>> {
+        let mut addresses = Vec::new();
+        self.ask(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP, |message| {
+            if let RouteNetlinkMessage::NewAddress(message) = message
+                && message.header.index == index
+            {
+                addresses.extend(address(&message));
+            }
+        })?;
+        Ok(addresses)
+    }
+
+    /// Gives an interface an address, usable at once. Needs CAP_NET_ADMIN, as everything that changes something.
+    pub(crate) fn add_address(&mut self, index: u32, ip: IpAddr, prefix: u8) -> io::Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        (message.header.index, message.header.prefix_len) = (index, prefix);
+        if ip.is_ipv6() {
+            message.header.flags = AddressHeaderFlags::Nodad;
+        }
+        message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+        self.ask(RouteNetlinkMessage::NewAddress(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, |_| {})
+    }
+
+    /// Switches an interface on, with room for so many packets that wait.
+    pub(crate) fn set_up(&mut self, index: u32, queue: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        (message.header.flags, message.header.change_mask) = (LinkFlags::Up, LinkFlags::Up);
+        message.attributes = vec![LinkAttribute::TxQueueLen(queue)];
+        self.ask(RouteNetlinkMessage::SetLink(message), NLM_F_ACK, |_| {})
+    }
+
+    /// Packets that an interface dropped instead of sending them, ever.
+    pub(crate) fn dropped(&mut self, index: u32) -> io::Result<u64> {
+        let mut question = LinkMessage::default();
+        question.header.index = index;
+        let mut dropped = 0;
+        self.ask(RouteNetlinkMessage::GetLink(question), 0, |message| {
+            let RouteNetlinkMessage::NewLink(message) = message else { return };
+            for attribute in &message.attributes {
+                if let LinkAttribute::Stats64(stats) = attribute {
+                    dropped = stats.tx_dropped;
+                }
+            }
+        })?;
+        Ok(dropped)
+    }
+
     /// How packets from `source` to `destination` leave; `by` is the interface, or 0.
-    pub(super) fn step(&mut self, destination: IpAddr, source: Option<IpAddr>, by: u32) -> io::Result<Step> {
+    pub(crate) fn step(&mut self, destination: IpAddr, source: Option<IpAddr>, by: u32) -> io::Result<Step> {
         let mut question = RouteMessage::default();
         let (family, length) =
             if destination.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };
@@ -190,16 +254,16 @@ impl Rtnl {
 
 /// A socket that is told what changes.
 #[derive(Debug)]
-pub(super) struct Watch(OwnedFd);
+pub(crate) struct Watch(OwnedFd);
 
 impl Watch {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let socket = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         rustix::net::bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
         Ok(Self(socket))
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
@@ -207,7 +271,7 @@ impl Watch {
     ///
     /// # Errors
     /// `ENOBUFS`: some were lost, and everything has to be asked anew.
-    pub(super) fn next(&self, mut change: impl FnMut(Change)) -> io::Result<Option<()>> {
+    pub(crate) fn next(&self, mut change: impl FnMut(Change)) -> io::Result<Option<()>> {
         let mut buffer = vec![0; BUFFER];
         let received =
             match rustix::io::retry_on_intr(|| rustix::net::recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT)) {
@@ -287,11 +351,13 @@ fn link(message: &LinkMessage) -> Option<Link> {
         is_ethernet: message.header.link_layer_type == LinkLayerType::Ether
             && !flags.intersects(LinkFlags::Noarp | LinkFlags::Loopback | LinkFlags::Pointopoint),
         is_up: flags.contains(LinkFlags::Up),
+        queue: 0,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::TxQueueLen(queue) => link.queue = *queue,
             LinkAttribute::Address(address) => link.mac = address.as_slice().try_into().unwrap_or(link.mac),
             LinkAttribute::Controller(controller) if *controller != 0 => link.is_ethernet = false,
             _ => {}
@@ -299,6 +365,20 @@ fn link(message: &LinkMessage) -> Option<Link> {
     }
     // Messages of a bridge about its ports carry no more than that.
     (link.mtu > 0).then_some(link)
+}
+
+fn address(message: &AddressMessage) -> Option<Address> {
+    let (mut local, mut other) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => other = Some(*ip),
+            _ => {}
+        }
+    }
+    // IPv6 says its own address in the second attribute, unless there is a peer.
+    let ip = local.or(other)?;
+    Some(Address { ip, peer: other.filter(|peer| *peer != ip), prefix: message.header.prefix_len })
 }
 
 fn neighbour(message: &NeighbourMessage, gone: bool) -> Option<Neighbour> {
