@@ -149,6 +149,7 @@ pub(crate) fn play(role: &str) -> ExitCode {
         (Some("hold"), Some(at)) => crate::load::hold(at),
         (Some("reconnect"), Some(at)) => crate::churn::reconnect(at),
         (Some("without-privilege"), Some(at)) => crate::errors::without_privilege(at),
+        (Some("tun-without-privilege"), Some(interface)) => crate::tun::without_privilege(interface),
         _ => Err(format!("no such role: {role}").into()),
     };
     match result {

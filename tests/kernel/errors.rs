@@ -145,11 +145,16 @@ fn connect_to_multicast() -> Outcome {
     Ok(())
 }
 
-/// The role of a child: drops CAP_NET_RAW and says what the first call answers.
-pub(crate) fn without_privilege(at: &str) -> Outcome {
+/// Gives up all capabilities of this thread.
+pub(crate) fn drop_capabilities() -> std::io::Result<()> {
     use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
     let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    Ok(set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?)
+}
+
+/// The role of a child: drops CAP_NET_RAW and says what the first call answers.
+pub(crate) fn without_privilege(at: &str) -> Outcome {
+    drop_capabilities()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let error = runtime.block_on(rawtcp::net::TcpListener::bind(at)).expect_err("no privilege");
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);

@@ -36,7 +36,7 @@ fn packet(interface: Option<&str>) -> io::Result<Stack> {
 }
 
 /// Runs a program in a namespace; it must succeed.
-fn run(host: &Namespace, line: &str) -> Outcome {
+pub(crate) fn run(host: &Namespace, line: &str) -> Outcome {
     let mut words = line.split_whitespace();
     let output = host.output(Command::new(words.next().ok_or("a program")?).args(words))?;
     if output.status.success() {

@@ -17,6 +17,7 @@ mod load;
 mod ownership;
 mod pmtu;
 mod transfer;
+mod tun;
 mod urgent;
 
 use rawtcp_lab::harness::run;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     tests.extend(half_close::tests());
     tests.extend(load::tests());
     tests.extend(ending::tests());
+    tests.extend(tun::tests().into_iter().map(|test| test.needing(tun::possible)));
     run(tests)
 }
 

@@ -45,6 +45,7 @@ impl<E: Display> Outcome for Result<(), E> {
 /// A named test.
 pub struct Test {
     name: String,
+    needs: Option<fn() -> std::io::Result<()>>,
     run: Box<dyn FnOnce() -> Result<(), String> + Send>,
 }
 
@@ -57,7 +58,21 @@ impl std::fmt::Debug for Test {
 impl Test {
     /// A test called `name`.
     pub fn new<R: Outcome>(name: impl Into<String>, run: impl FnOnce() -> R + Send + 'static) -> Self {
-        Self { name: name.into(), run: Box::new(|| run().into_result()) }
+        Self { name: name.into(), needs: None, run: Box::new(|| run().into_result()) }
+    }
+
+    /// The same, of a test that needs more than namespaces: it is skipped, as loudly, with the error of `needs`.
+    #[must_use]
+    pub fn needing(mut self, needs: fn() -> std::io::Result<()>) -> Self {
+        self.needs = Some(needs);
+        self
+    }
+
+    fn into_trial_if_possible(self) -> Trial {
+        match self.needs.map_or(Ok(()), |needs| needs()) {
+            Ok(()) => self.into_trial(),
+            Err(error) => skipped(self.name, &error),
+        }
     }
 
     fn into_trial(self) -> Trial {
@@ -76,7 +91,7 @@ pub fn run(tests: Vec<Test>) -> ExitCode {
             if privilege == Privilege::UserNamespace && !arguments.quiet {
                 eprintln!("not root: running in a user namespace");
             }
-            tests.into_iter().map(Test::into_trial).collect()
+            tests.into_iter().map(Test::into_trial_if_possible).collect()
         }
         Err(error) => tests.into_iter().map(|test| skipped(test.name, &error)).collect(),
     };

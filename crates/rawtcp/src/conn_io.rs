@@ -79,7 +79,7 @@ impl ConnCell {
     ) -> io::Result<R> {
         let mut inner = self.lock();
         if self.host().is_dead() {
-            return Err(error::gone());
+            return Err(self.host().gone());
         }
         let now = self.now();
         let mut after = After::default();
@@ -105,7 +105,7 @@ impl ConnCell {
         let coop = ready!(poll_proceed(cx));
         let mut inner = self.lock();
         if self.host().is_dead() {
-            return Poll::Ready(Err(error::gone()));
+            return Poll::Ready(Err(self.host().gone()));
         }
         let now = self.now();
         let mut after = After::default();
@@ -292,7 +292,7 @@ impl ConnCell {
         let coop = ready!(poll_proceed(cx));
         let mut inner = self.lock();
         if self.host().is_dead() {
-            return Poll::Ready(Err(error::gone()));
+            return Poll::Ready(Err(self.host().gone()));
         }
         if inner.readiness.has(mask) {
             coop.made_progress();
@@ -323,7 +323,7 @@ impl ConnCell {
                 return Ok(());
             }
             let reason = inner.conn.take_error().or(inner.conn.close_reason());
-            return Err(reason.map_or_else(error::gone, error::from_reason));
+            return Err(reason.map_or_else(|| self.host().gone(), error::from_reason));
         }
     }
 
@@ -331,7 +331,7 @@ impl ConnCell {
     pub(crate) fn shutdown(self: &Arc<Self>) -> io::Result<()> {
         let mut inner = self.lock();
         if self.host().is_dead() {
-            return Err(error::gone());
+            return Err(self.host().gone());
         }
         let now = self.now();
         let result = inner.conn.shutdown(now);
@@ -425,7 +425,7 @@ impl Future for ReadyFuture<'_> {
         let this = self.get_mut();
         let mut inner = this.cell.lock();
         if this.cell.host().is_dead() {
-            return Poll::Ready(Err(error::gone()));
+            return Poll::Ready(Err(this.cell.host().gone()));
         }
         let seen = inner.readiness.seen(this.mask);
         // Whoever was woken is done, even if another task was faster and nothing is left: as tokio has it.
@@ -468,7 +468,7 @@ impl Future for Acknowledged<'_> {
             } else if let Some(reason) = failed {
                 Err(error::from_reason(reason))
             } else if this.cell.host().is_dead() || inner.conn.state() == State::Closed {
-                Err(error::gone())
+                Err(this.cell.host().gone())
             } else {
                 inner.watch_acks();
                 let replaced = inner.readiness.waiters().wait(&mut this.key, Bits::ACKED, cx.waker());

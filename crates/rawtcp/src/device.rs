@@ -1,6 +1,8 @@
 //! The devices of a stack: how they are opened, which of them a peer is reached by, and how a port is
 //! reserved on them.
 
+mod choice;
+
 use crate::error;
 use crate::ports::{Bind, canonical};
 use crate::sync::Arc;
@@ -10,45 +12,28 @@ use rawtcp_io::mem::{self, LoopbackDevice, MemConfig, Receiver, Switch};
 use rawtcp_io::network::{Hop, Interface, LocalAddresses, Mac, Network};
 use rawtcp_io::{
     Guard, GuardRequest, IcmpV4, IcmpV6, MAX_EXCEPT, PacketConfig, PacketDevice, PacketIo, PortSet, RawConfig, RawIpV4,
-    RawIpV6, route,
+    RawIpV6, TunConfig, TunDevice, route,
 };
 use rawtcp_proto::{FourTuple, Instant};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// What a stack sends and receives by.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub enum Device {
-    /// Raw IP sockets on the host's interfaces, IPv4 and IPv6. Needs CAP_NET_RAW.
-    #[default]
-    Raw,
-    /// AF_PACKET sockets on Ethernet interfaces, with segmentation and checksum offload: one interface, or all that are
-    /// up when the stack is made. Raw IP sockets for everything else: `lo` and the host's own addresses, tunnels,
-    /// interfaces that come later. Needs CAP_NET_RAW. The host's firewall does not see what is received in this way.
-    Packet {
-        /// The name of the interface; `None`: all.
-        interface: Option<String>,
-    },
-    /// As [`Packet`](Self::Packet) with all interfaces, and where there is no Ethernet as [`Raw`](Self::Raw).
-    Auto,
-    /// A loopback inside this process, for 127.0.0.0/8 and ::1; everything else is unreachable. Needs nothing.
-    Loopback,
-    /// A device of the caller's, on which the stack owns these addresses by itself: an in-memory link, for instance.
-    Own {
-        /// The device.
-        io: Arc<dyn PacketIo>,
-        /// The stack's addresses on it, at most one of each family is used as a source.
-        addresses: Vec<IpAddr>,
-    },
-}
+pub use choice::Device;
 
 /// What a port of a device carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Carries {
     Tcp,
+    /// Whatever is sent to our addresses.
+    Ip,
     IcmpV4,
     IcmpV6,
+}
+
+impl Carries {
+    fn is_tcp(self) -> bool {
+        matches!(self, Carries::Tcp | Carries::Ip)
+    }
 }
 
 /// One open device with what waits for it.
@@ -121,11 +106,13 @@ pub(crate) struct Devices {
     /// Where the raw sockets are: the inode of their network namespace.
     namespace: Option<u64>,
     /// What the kernel knows, where we send frames by ourselves.
-    network: Option<Network>,
+    network: Option<Arc<Network>>,
     /// The Ethernet devices, by the number of their interface.
     ethernets: Vec<(u32, usize)>,
     /// Where the kernel can be spared what they receive.
     ingress: Option<Arc<IngressDrop>>,
+    /// What is for ourselves, where we own addresses that others can reach: the loop that it takes.
+    inner: Option<usize>,
 }
 
 /// The network namespace of the calling thread; `None` where that is not shown.
@@ -184,7 +171,7 @@ impl Reservation {
                 let device = Switch::process().attach(MemConfig::loopback());
                 Ok(Reservation::Switch(device.reserve(addr, v6only)?))
             }
-            Device::Own { .. } => Ok(Reservation::Own(addr)),
+            Device::Tun { .. } | Device::Own { .. } => Ok(Reservation::Own(addr)),
         }
     }
 }
@@ -210,6 +197,9 @@ impl Devices {
             Device::Raw => Self::open_raw(None, &[]),
             Device::Packet { interface } => Self::open_packet(interface.as_deref(), true),
             Device::Auto => Self::open_packet(None, false),
+            Device::Tun { interface, addresses } => {
+                Self::open_tun(&TunConfig { interface: interface.clone(), addresses: addresses.clone() })
+            }
             Device::Loopback => {
                 let io = Arc::new(Switch::process().attach(MemConfig::loopback()));
                 Ok(Self::one(io.clone(), Addresses::Switch(io)))
@@ -228,12 +218,35 @@ impl Devices {
             network: None,
             ethernets: Vec::new(),
             ingress: None,
+            inner: None,
         }
+    }
+
+    /// A TUN interface, and a loop for what must not leave by it.
+    fn open_tun(config: &TunConfig) -> io::Result<Self> {
+        let tun = TunDevice::open(config)?;
+        let (network, own) = (tun.network().clone(), tun.addresses().to_vec());
+        tracing::info!(interface = tun.name(), addresses = ?own, "a host of its own behind a TUN interface");
+        let has = |v4| own.iter().any(|ip: &IpAddr| ip.is_ipv4() == v4).then_some(0);
+        Ok(Devices {
+            v4: has(true),
+            v6: has(false),
+            all: vec![
+                Open::new(Arc::new(tun), Carries::Ip),
+                Open::new(Arc::new(mem::looped(MemConfig::loopback())), Carries::Tcp),
+            ],
+            addresses: Addresses::Own(own),
+            namespace: None,
+            network: Some(network),
+            ethernets: Vec::new(),
+            ingress: None,
+            inner: Some(1),
+        })
     }
 
     /// AF_PACKET sockets on one interface or all, and raw IP sockets for what does not come in by those.
     fn open_packet(name: Option<&str>, required: bool) -> io::Result<Self> {
-        let network = Network::open()?;
+        let network = Arc::new(Network::open()?);
         let chosen: Vec<Arc<Interface>> = network
             .interfaces()
             .iter()
@@ -251,7 +264,7 @@ impl Devices {
         Self::open_raw(Some(network), &chosen)
     }
 
-    fn open_raw(network: Option<Network>, ethernets: &[Arc<Interface>]) -> io::Result<Self> {
+    fn open_raw(network: Option<Arc<Network>>, ethernets: &[Arc<Interface>]) -> io::Result<Self> {
         let config =
             RawConfig { except: ethernets.iter().map(|interface| interface.index()).collect(), ..RawConfig::default() };
         let mut all = vec![
@@ -282,12 +295,13 @@ impl Devices {
             network,
             ingress: ingress(ethernets),
             ethernets: by_interface,
+            inner: None,
         })
     }
 
     /// What the kernel knows of the network, where frames are sent without it.
     pub(crate) fn network(&self) -> Option<&Network> {
-        self.network.as_ref()
+        self.network.as_deref()
     }
 
     /// Where the kernel can be spared what comes to ports of ours.
@@ -302,12 +316,12 @@ impl Devices {
 
     /// Grows when routes change.
     pub(crate) fn generation(&self) -> u32 {
-        self.network.as_ref().map_or(0, Network::generation)
+        self.network().map_or(0, Network::generation)
     }
 
     /// This host's addresses, where a device sees packets to others.
     pub(crate) fn local(&self) -> Option<Arc<LocalAddresses>> {
-        self.network.as_ref().map(Network::local)
+        self.network().map(Network::local)
     }
 
     /// The kernel's way to a peer.
@@ -334,7 +348,7 @@ impl Devices {
     }
 
     fn link(&self, remote: SocketAddr, source: IpAddr, scope: u32, by: Option<&str>) -> Option<Link> {
-        let network = self.network.as_ref()?;
+        let network = self.network()?;
         let by = match by {
             Some(name) => network.interfaces().iter().find(|interface| interface.name() == name)?.index(),
             None => scope,
@@ -365,16 +379,38 @@ impl Devices {
 
     /// Whether time inside the process is the devices' time.
     pub(crate) fn are_virtual(&self) -> bool {
+        self.own_addresses() && self.network.is_none()
+    }
+
+    /// Whether no kernel has our addresses.
+    pub(crate) fn own_addresses(&self) -> bool {
         !matches!(self.addresses, Addresses::Kernel)
     }
 
-    /// Whether this address may be ours; on the kernel's devices the kernel has looked at that.
-    pub(crate) fn may_own(&self, ip: IpAddr) -> bool {
+    /// Whether an address to which a device received something may be ours; on the kernel's devices the kernel has looked at
+    /// that.
+    pub(crate) fn may_own(&self, at: usize, ip: IpAddr) -> bool {
         match &self.addresses {
             Addresses::Kernel => true,
             Addresses::Switch(_) => ip.is_loopback(),
-            Addresses::Own(own) => own.contains(&ip),
+            Addresses::Own(own) => own.contains(&ip) || self.inner == Some(at),
         }
+    }
+
+    /// Whether what a device received can not have come by it, because this address does not leave the host (RFC 1122
+    /// §3.2.1.3).
+    pub(crate) fn is_inside(&self, at: usize, ip: IpAddr) -> bool {
+        self.inner.is_some_and(|inner| inner != at) && self.is_ours(ip)
+    }
+
+    /// Whether packets to this address go round the loop.
+    fn is_ours(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || matches!(&self.addresses, Addresses::Own(own) if own.contains(&ip))
+    }
+
+    /// The device without which the stack can do nothing any more.
+    pub(crate) fn gone(&self) -> Option<&str> {
+        self.all.iter().find(|open| open.io.is_gone()).map(|open| open.io.name())
     }
 
     /// Who receives what is sent to this peer, where nothing but memory lies in between; `None` where that is not known.
@@ -394,7 +430,11 @@ impl Devices {
 
     /// The device that packets to this address leave by.
     pub(crate) fn towards(&self, remote: IpAddr) -> io::Result<usize> {
-        let at = if remote.is_ipv4() { self.v4 } else { self.v6 };
+        let at = match self.inner {
+            Some(inner) if self.is_ours(remote) => Some(inner),
+            _ if remote.is_ipv4() => self.v4,
+            _ => self.v6,
+        };
         at.ok_or_else(|| error::os(error::ENETUNREACH))
     }
 
@@ -406,11 +446,11 @@ impl Devices {
     pub(crate) fn route(&self, remote: SocketAddr, source: Option<IpAddr>, by: Option<&str>) -> io::Result<Way> {
         let device = self.towards(remote.ip())?;
         let mtu = self.all[device].io.capabilities().mtu;
-        let lane = Lane { kernel: device, link: None, generation: 0 };
+        let generation = self.generation();
+        let lane = Lane { kernel: device, link: None, generation };
         match &self.addresses {
             Addresses::Kernel => {
                 self.check_namespace()?;
-                let generation = self.generation();
                 let route = route::lookup(remote, source, by)?;
                 let link = if route.is_local { None } else { self.link(remote, route.source, route.scope, by) };
                 let lane = Lane { kernel: device, link, generation };
@@ -426,8 +466,12 @@ impl Devices {
             Addresses::Own(own) => {
                 let fits =
                     |ip: &&IpAddr| ip.is_ipv4() == remote.is_ipv4() && source.is_none_or(|source| source == **ip);
-                let source = own.iter().find(fits).ok_or_else(|| error::os(error::ENETUNREACH))?;
-                Ok(Way { source: *source, scope: 0, mtu, lane })
+                let source = match own.iter().find(fits) {
+                    _ if self.inner == Some(device) => source.unwrap_or(remote.ip()),
+                    Some(source) => *source,
+                    None => return Err(error::os(error::ENETUNREACH)),
+                };
+                Ok(Way { source, scope: 0, mtu, lane })
             }
         }
     }
@@ -441,14 +485,22 @@ impl Devices {
                 Ok(Reservation::Kernel(Guard::bind(&GuardRequest { addr, v6only, device })?))
             }
             Addresses::Switch(device) => Ok(Reservation::Switch(device.reserve(canonical(addr), v6only)?)),
-            Addresses::Own(own) => {
-                let addr = canonical(addr);
-                if !(addr.ip().is_unspecified() || own.contains(&addr.ip())) {
-                    return Err(error::os(error::EADDRNOTAVAIL));
-                }
-                Ok(Reservation::Own(addr))
+            Addresses::Own(_) => {
+                self.check_address(addr)?;
+                Ok(Reservation::Own(canonical(addr)))
             }
         }
+    }
+
+    /// Refuses addresses that are not ours, where we own them; others refuse them by themselves.
+    pub(crate) fn check_address(&self, addr: SocketAddr) -> io::Result<()> {
+        let Addresses::Own(own) = &self.addresses else { return Ok(()) };
+        let ip = addr.ip().to_canonical();
+        let inside = self.inner.is_some() && ip.is_loopback();
+        if ip.is_unspecified() || own.contains(&ip) || inside {
+            return Ok(());
+        }
+        Err(error::os(error::EADDRNOTAVAIL))
     }
 
     /// Whether port 0 means a port of the kernel's or the switch's choice.
@@ -458,7 +510,7 @@ impl Devices {
 
     /// Makes the devices deliver these ports.
     pub(crate) fn set_ports(&self, ports: &PortSet) -> io::Result<()> {
-        self.all.iter().filter(|open| open.carries == Carries::Tcp).try_for_each(|open| open.io.set_ports(ports))
+        self.all.iter().filter(|open| open.carries.is_tcp()).try_for_each(|open| open.io.set_ports(ports))
     }
 
     /// Packets dropped as they were larger than the buffers for them.
@@ -468,6 +520,6 @@ impl Devices {
 
     /// Segments lost at full receive queues.
     pub(crate) fn drops(&self) -> u64 {
-        self.all.iter().filter(|open| open.carries == Carries::Tcp).map(|open| open.io.drops()).sum()
+        self.all.iter().filter(|open| open.carries.is_tcp()).map(|open| open.io.drops()).sum()
     }
 }

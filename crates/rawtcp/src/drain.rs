@@ -54,11 +54,11 @@ fn close_all(host: &Arc<Host>) {
 }
 
 /// The driver is gone: fails whoever waits, then delivers what is left to be delivered. An engine that is
-/// `broken`, as the driver panicked at work, is not trusted with that.
+/// `broken`, as the driver panicked at work, is not trusted with that; without a device there is no way to do it.
 pub(crate) fn bury(engine: Engine, politely_waited: bool, broken: bool) {
     let host = engine.host().clone();
     fail_all(&host);
-    if broken {
+    if broken || host.is_cut_off() {
         drop(engine);
     } else {
         let patience = if politely_waited { Duration::ZERO } else { host.settings.exit_drain };
@@ -74,6 +74,7 @@ pub(crate) fn bury(engine: Engine, politely_waited: bool, broken: bool) {
     for open in host.devices.all() {
         open.queue.clear();
     }
+    host.devices.all().iter().for_each(|open| open.io.release());
     // A segment that comes now finds nobody: the kernel says so.
     host.ports.abandon();
     host.bury();

@@ -241,6 +241,11 @@ impl Driver {
     fn is_over(&mut self) -> bool {
         let Some(engine) = &self.engine else { return true };
         let host = engine.host();
+        if let Some(device) = host.devices.gone() {
+            tracing::warn!(device, "the network interface was removed, and the stack ends");
+            host.set_life(Life::CutOff);
+            return true;
+        }
         if !host.is_closing() {
             return host.is_abandoned();
         }
@@ -323,6 +328,8 @@ impl Drop for Driver {
             ambient::forget(id, engine.host());
         }
         let host = engine.host().clone();
+        // Its copies of the devices' descriptors: with them they would stay open.
+        self.sources.clear();
         let (politely_waited, broken) = (self.ending, self.at_work);
         // It may be dropped while a panic of somebody else's unwinds: one of ours must not end the process then.
         let buried = catch_unwind(AssertUnwindSafe(|| drain::bury(engine, politely_waited, broken)));

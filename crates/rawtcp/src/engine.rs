@@ -107,8 +107,8 @@ impl Engine {
             count(&host.counters.packets_received, batch.len());
             for i in 0..batch.len() {
                 let outcome = match open.carries {
-                    Carries::Tcp => self.on_packet(&host, now, &batch, i, at),
-                    Carries::IcmpV4 | Carries::IcmpV6 => self.on_icmp(&host, now, &batch, i),
+                    Carries::Tcp | Carries::Ip => self.on_packet(&host, now, &batch, i, at),
+                    Carries::IcmpV4 | Carries::IcmpV6 => self.on_icmp(&host, now, &batch, i, false),
                 };
                 if let Err(reason) = outcome {
                     host.counters.dropped(reason);
@@ -152,15 +152,22 @@ impl Engine {
     ) -> Result<(), DropReason> {
         let (meta, data) = batch.packet(i);
         let (ip, transport) = ip_layer(meta, data)?;
-        if ip.protocol != TCP {
+        let is_whole = host.devices.get(at).carries == Carries::Ip;
+        if ip.protocol != TCP && !is_whole {
             return Err(DropReason::Protocol);
         }
         // RFC 9293 §3.9.2.3 [MUST-57]: a unicast address that the interface has as broadcast.
         if meta.to_other {
             return Err(DropReason::Address);
         }
-        if !host.devices.may_own(ip.dst) {
+        if !host.devices.may_own(at, ip.dst) {
             return Err(DropReason::NotOurs);
+        }
+        if host.devices.is_inside(at, ip.src) {
+            return Err(DropReason::Address);
+        }
+        if ip.protocol != TCP {
+            return self.on_icmp(host, now, batch, i, true);
         }
         if host.devices.get(at).sees_others && !self.local.0.as_ref().is_some_and(|local| local.contains(ip.dst)) {
             return Err(DropReason::NotOurs);
@@ -254,7 +261,7 @@ impl Engine {
         segment: &Segment<'_>,
     ) -> Result<(), DropReason> {
         match host.ports.ownership(tuple.local) {
-            Ownership::NotOurs if host.devices.are_virtual() => {
+            Ownership::NotOurs if host.devices.own_addresses() => {
                 // Where no kernel has the address, nobody else could answer. The switch sends back what
                 // is for a port that no stack has.
             }
@@ -287,13 +294,20 @@ impl Engine {
         *asked <= QUESTIONS
     }
 
-    fn on_icmp(&mut self, host: &Host, now: Instant, batch: &RxBatch, i: usize) -> Result<(), DropReason> {
+    /// Takes an ICMP error. For a raw ICMPv6 socket the kernel has verified the checksum.
+    fn on_icmp(
+        &mut self,
+        host: &Host,
+        now: Instant,
+        batch: &RxBatch,
+        i: usize,
+        verify_v6: bool,
+    ) -> Result<(), DropReason> {
         let (meta, data) = batch.packet(i);
         let (ip, message) = ip_layer(meta, data)?;
         let mut error: IcmpError = match ip.protocol {
             ICMP => icmp::parse_v4(&ip, message)?,
-            // The kernel has verified the checksum.
-            ICMPV6 => icmp::parse_v6(&ip, message, false)?,
+            ICMPV6 => icmp::parse_v6(&ip, message, verify_v6)?,
             _ => return Err(DropReason::Protocol),
         };
         let with_scope = |addr: SocketAddr| endpoint(addr.ip(), addr.port(), meta.ifindex);

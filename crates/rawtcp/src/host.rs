@@ -112,6 +112,8 @@ pub(crate) enum Life {
     Closing = 1,
     /// The driver is gone: nothing will ever happen again.
     Dead = 2,
+    /// The same, because the device has gone.
+    CutOff = 3,
 }
 
 /// One stack.
@@ -238,7 +240,17 @@ impl Host {
     }
 
     pub(crate) fn is_dead(&self) -> bool {
-        self.life.load(Ordering::Acquire) == Life::Dead as u8
+        self.life.load(Ordering::Acquire) >= Life::Dead as u8
+    }
+
+    /// Whether the stack ended because its device has gone.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.life.load(Ordering::Acquire) == Life::CutOff as u8
+    }
+
+    /// The error of everything on a stack that has ended.
+    pub(crate) fn gone(&self) -> io::Error {
+        if self.is_cut_off() { error::os(error::ENETDOWN) } else { error::gone() }
     }
 
     /// A turn is due, if only to see that it is time to end.
@@ -293,7 +305,7 @@ impl Host {
 
     /// Refuses to begin anything new on a stack that is going.
     pub(crate) fn check_open(&self) -> io::Result<()> {
-        if self.is_closing() { Err(error::gone()) } else { Ok(()) }
+        if self.is_closing() { Err(self.gone()) } else { Ok(()) }
     }
 
     /// Has the driver take a turn.
@@ -414,7 +426,7 @@ impl Host {
         if self.is_dead() {
             // The driver went meanwhile and may not have seen it.
             cell.close(true);
-            return Err(error::gone());
+            return Err(self.gone());
         }
         Ok(cell)
     }

@@ -20,8 +20,8 @@
 //! }
 //! ```
 //!
-//! Segments travel by raw IP sockets, which needs CAP_NET_RAW; `RAWTCP_DEVICE=loopback` chooses a loopback
-//! inside the process instead, which needs nothing. A [`Stack`] of one's own has other devices and
+//! Segments travel by raw IP sockets, which needs CAP_NET_RAW; `RAWTCP_DEVICE` chooses other devices, of which `loopback`,
+//! inside the process, needs nothing. A [`Stack`] of one's own has other devices and
 //! settings; without one, each runtime has a default stack.
 //!
 //! # Features

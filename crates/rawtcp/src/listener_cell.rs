@@ -1,7 +1,6 @@
 //! A listener's accept queue, and who waits for it.
 
 use crate::conn_cell::{ConnCell, UNTIL_BUSY};
-use crate::error;
 use crate::host::{Host, ListenOptions};
 use crate::readiness::{Bits, Readiness, WakeList};
 use crate::sync::{Arc, AtomicU8, AtomicUsize, Mutex, Ordering, lock};
@@ -143,7 +142,7 @@ impl ListenerCell {
 
     fn pop(&self, queue: &mut Queue) -> Option<io::Result<Arc<ConnCell>>> {
         if self.host.is_dead() {
-            return Some(Err(error::gone()));
+            return Some(Err(self.host.gone()));
         }
         let cell = queue.ready.pop_front()?;
         self.unreserve();

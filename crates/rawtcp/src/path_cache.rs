@@ -50,7 +50,7 @@ impl PathCache {
             (self.since, self.asked) = (now, 0);
         }
         self.asked += 1;
-        if self.asked > QUESTIONS && !host.devices.are_virtual() {
+        if self.asked > QUESTIONS && !host.devices.own_addresses() {
             return ASSUMED;
         }
         let way = host.devices.route(tuple.remote, Some(tuple.local.ip()), None).ok();
@@ -102,7 +102,7 @@ impl RecentWays {
         source: Option<IpAddr>,
         by: Option<&str>,
     ) -> io::Result<Way> {
-        if by.is_some() || devices.are_virtual() {
+        if by.is_some() || devices.own_addresses() {
             return devices.route(remote, source, by);
         }
         // An answer must not hide that the question comes from another namespace.

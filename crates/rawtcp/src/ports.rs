@@ -171,6 +171,8 @@ impl Ports {
 
     /// Reserves an address and port for a socket, which is a user of it from here on; says which port it is.
     pub(crate) fn bind(&self, devices: &Devices, request: &Bind) -> io::Result<SocketAddr> {
+        // What connections hold of a wider address may be shared, but not by others than its owner.
+        devices.check_address(request.addr)?;
         let mut inner = self.lock();
         let mut request = request.clone();
         if request.addr.port() == 0 && !devices.chooses_ports() {

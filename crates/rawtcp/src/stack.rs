@@ -64,10 +64,11 @@ impl Stack {
     }
 
     /// The default stack of the current runtime, which is made if there is none: from `RAWTCP_DEVICE`
-    /// (`raw`, `packet`, `packet:INTERFACE`, `auto` or `loopback`) and `RAWTCP_CONGESTION` (`reno`).
+    /// (`raw`, `packet[:INTERFACE]`, `auto`, `tun[:INTERFACE[:ADDRESS/PREFIX,…]]` or `loopback`) and `RAWTCP_CONGESTION`
+    /// (`cubic`, `reno`, `bbr`).
     ///
     /// # Errors
-    /// Without CAP_NET_RAW, and for values of the variables that mean nothing.
+    /// Without the privilege that the device needs, and for values of the variables that mean nothing.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -179,16 +180,8 @@ impl StackBuilder {
         };
         let mut builder = StackBuilder::default();
         if let Some(device) = value("RAWTCP_DEVICE").filter(|value| !value.is_empty()) {
-            builder = match device.as_str() {
-                "raw" => builder.device(Device::Raw),
-                "packet" => builder.device(Device::Packet { interface: None }),
-                "auto" => builder.device(Device::Auto),
-                "loopback" => builder.device(Device::Loopback),
-                other => match other.strip_prefix("packet:").filter(|name| !name.is_empty()) {
-                    Some(name) => builder.device(Device::Packet { interface: Some(name.to_owned()) }),
-                    None => return Err(invalid("RAWTCP_DEVICE", other, "raw, packet[:INTERFACE], auto, loopback")),
-                },
-            };
+            let chosen = Device::parse(&device).ok_or_else(|| invalid("RAWTCP_DEVICE", &device, Device::NAMES))?;
+            builder = builder.device(chosen);
         }
         if let Some(name) = value("RAWTCP_CONGESTION").filter(|value| !value.is_empty()) {
             let factory = congestion::by_name(&name)
@@ -263,7 +256,8 @@ impl StackBuilder {
     /// Makes the stack.
     ///
     /// # Errors
-    /// `PermissionDenied` without CAP_NET_RAW, where the device needs it; what opening sockets gives.
+    /// `PermissionDenied` without the privilege that the device needs; what opening sockets gives; for a TUN interface
+    /// those of [`rawtcp_io::TunDevice::open`].
     ///
     /// # Panics
     /// Outside of a tokio runtime, or in one without I/O where the device needs it; not if the driver
@@ -302,14 +296,10 @@ mod tests {
     fn the_environment_chooses_and_nonsense_is_refused_by_name() {
         assert!(matches!(from(None, None).unwrap().settings.device, Device::Raw));
         assert!(matches!(from(Some(""), None).unwrap().settings.device, Device::Raw));
-        assert!(matches!(from(Some("packet"), None).unwrap().settings.device, Device::Packet { interface: None }));
-        let Device::Packet { interface } = from(Some("packet:eth0"), None).unwrap().settings.device else { panic!() };
-        assert_eq!(interface.as_deref(), Some("eth0"));
         assert!(matches!(from(Some("auto"), None).unwrap().settings.device, Device::Auto));
         assert!(matches!(from(Some("loopback"), Some("reno")).unwrap().settings.device, Device::Loopback));
         for (device, congestion, text) in [
-            (Some("ether"), None, "RAWTCP_DEVICE=ether: not one of raw, packet[:INTERFACE], auto, loopback"),
-            (Some("packet:"), None, "RAWTCP_DEVICE=packet:: not one of raw"),
+            (Some("ether"), None, "RAWTCP_DEVICE=ether: not one of raw, packet[:INTERFACE], auto, tun[:INTERFACE["),
             (None, Some("vegas"), "RAWTCP_CONGESTION=vegas: not one of "),
         ] {
             let error = from(device, congestion).unwrap_err();
