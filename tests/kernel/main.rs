@@ -20,7 +20,7 @@ mod transfer;
 mod tun;
 mod urgent;
 
-use rawtcp_lab::harness::run;
+use rawtcp_lab::harness::{run, tun_device};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     tests.extend(half_close::tests());
     tests.extend(load::tests());
     tests.extend(ending::tests());
-    tests.extend(tun::tests().into_iter().map(|test| test.needing(tun::possible)));
+    tests.extend(tun::tests().into_iter().map(|test| test.needing(tun_device)));
     run(tests)
 }
 

@@ -48,14 +48,6 @@ const fn v6(host: u16) -> IpAddr {
     IpAddr::V6(Ipv6Addr::new(0xfd72, 0x6177, 0x7463, 0, 0, 0, 0, host))
 }
 
-/// Whether this machine lets us have TUN interfaces. In a user namespace /dev/net/tun is out of reach where only root may
-/// open it.
-pub(crate) fn possible() -> io::Result<()> {
-    std::fs::File::options().read(true).write(true).open("/dev/net/tun").map(drop).map_err(|error| {
-        io::Error::new(error.kind(), format!("/dev/net/tun: {error}; run as root, with the module tun loaded"))
-    })
-}
-
 fn tun(interface: Option<&str>, addresses: &[(IpAddr, u8)]) -> io::Result<Stack> {
     let device = Device::Tun { interface: interface.map(str::to_owned), addresses: addresses.to_vec() };
     Stack::builder().device(device).build()
@@ -160,6 +152,11 @@ fn every_own_address() -> Outcome {
         drop(listener);
         let any = stack.bind("0.0.0.0:0").await?;
         assert!((32_768..61_000).contains(&any.local_addr()?.port()), "{}", any.local_addr()?);
+        // Without an address of its own IPv6 has nowhere to go, and a listener for both families has IPv4.
+        let narrow = tun(Some("narrow0"), &[(v4([10, 7, 0, 2]), 30)])?;
+        narrow.bind(addr(Ipv6Addr::UNSPECIFIED.into(), PORT)).await?;
+        let error = narrow.connect(addr(KERNEL[1], PORT)).await.expect_err("no IPv6");
+        assert_eq!(error.raw_os_error(), Some(101));
         for foreign in [KERNEL[0], KERNEL[1], v4([192, 0, 2, 7])] {
             let error = stack.bind(addr(foreign, PORT)).await.expect_err("not ours");
             assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::AddrNotAvailable, Some(99)));

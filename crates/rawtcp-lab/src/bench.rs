@@ -25,6 +25,7 @@ pub(crate) mod limit;
 mod plan;
 mod report;
 pub(crate) mod rr;
+pub(crate) mod tun;
 
 use plan::{Figure, Group, Offloads, Path, Setup};
 
@@ -44,7 +45,7 @@ pub(crate) struct Bench {
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
     /// Our devices, as `RAWTCP_DEVICE` names them, comma-separated; `memory` is a link in memory between two stacks of one
-    /// process.
+    /// process, `tun` an interface made for each end of ours, from and to which its host forwards.
     #[arg(long, value_delimiter = ',', default_value = "packet,raw")]
     device: Vec<String>,
     /// Streams of the workload `streams`.
@@ -216,7 +217,7 @@ impl Bench {
 
     fn launch(&self, device: &str) -> Launch {
         let wrap = self.wrap.as_deref().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
-        Launch { device: Some(device.to_owned()), wrap }
+        Launch { device: Some(device.to_owned()), tun: device == tun::TUN, wrap }
     }
 
     /// Runs a group: baseline, ours, baseline, ours, …, baseline.
@@ -303,6 +304,9 @@ impl Place {
                     host.disable_offloads(INTERFACE)?;
                 }
             }
+        }
+        if group.device == tun::TUN {
+            tun::prepare(&place, group.path)?;
         }
         for host in [&place.client, &place.server] {
             // No run shall begin with what the one before had learned of the path.

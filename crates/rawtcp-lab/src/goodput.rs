@@ -13,7 +13,7 @@ use rawtcp_lab::emulator::{EmulatorConfig, EmulatorStats};
 use rawtcp_lab::topology::{Emulated, INTERFACE, SERVER_V4, SERVER_V6};
 use serde::{Deserialize, Serialize};
 
-use crate::bench::bulk;
+use crate::bench::{bulk, tun};
 use crate::measure::end::{self, Launch};
 use crate::measure::net::Whose;
 use crate::measure::progress::Progress;
@@ -174,6 +174,10 @@ const CHUNK: usize = 64 * 1024;
 
 impl Goodput {
     pub(crate) fn run(self) -> io::Result<ExitCode> {
+        if self.device.starts_with(tun::TUN) {
+            let text = "--device tun: an emulated link leads to its hosts, not to stacks behind them";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         let mut results = match (&self.json, self.add) {
             (Some(path), true) => serde_json::from_slice(&fs::read(path)?)?,
             _ => Results::default(),
@@ -263,7 +267,7 @@ impl Goodput {
     }
 
     fn launch(&self) -> Launch {
-        Launch { device: Some(self.device.clone()), wrap: Vec::new() }
+        Launch { device: Some(self.device.clone()), tun: false, wrap: Vec::new() }
     }
 
     /// One transfer.

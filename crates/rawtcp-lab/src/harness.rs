@@ -119,13 +119,22 @@ fn finish(arguments: &Arguments, trials: Vec<Trial>) -> ExitCode {
     libtest_mimic::run(arguments, trials).exit_code()
 }
 
-/// The `main` of a test target with `harness = false`: runs the functions named, see [`harness`](crate::harness).
+/// What tests [need](Test::needing) that make TUN interfaces: that /dev/net/tun can be opened. In a user namespace it can not
+/// where only root may.
+pub fn tun_device() -> std::io::Result<()> {
+    std::fs::File::options().read(true).write(true).open("/dev/net/tun").map(drop).map_err(|error| {
+        std::io::Error::new(error.kind(), format!("/dev/net/tun: {error}; run as root, with the module tun loaded"))
+    })
+}
+
+/// The `main` of a test target with `harness = false`: runs the functions named, see [`harness`](crate::harness). One that
+/// [needs](Test::needing) more says so: `test => what_tells`.
 #[macro_export]
 macro_rules! privileged_tests {
-    ($($test:path),+ $(,)?) => {
+    ($($test:path $(=> $needs:path)?),+ $(,)?) => {
         fn main() -> ::std::process::ExitCode {
             $crate::harness::run(vec![
-                $($crate::harness::Test::new(stringify!($test), $test)),+
+                $($crate::harness::Test::new(stringify!($test), $test)$(.needing($needs))?),+
             ])
         }
     };

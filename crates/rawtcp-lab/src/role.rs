@@ -65,6 +65,14 @@ impl Work {
         }
     }
 
+    /// The same work at another address.
+    pub(crate) fn at_ip(mut self, ip: IpAddr) -> Self {
+        if let Some(at) = self.meeting_place() {
+            at.set_ip(ip);
+        }
+        self
+    }
+
     /// The same work at another port.
     pub(crate) fn at_port(mut self, port: u16) -> Self {
         if let Some(at) = self.meeting_place() {

@@ -227,10 +227,10 @@ impl Devices {
         let tun = TunDevice::open(config)?;
         let (network, own) = (tun.network().clone(), tun.addresses().to_vec());
         tracing::info!(interface = tun.name(), addresses = ?own, "a host of its own behind a TUN interface");
-        let has = |v4| own.iter().any(|ip: &IpAddr| ip.is_ipv4() == v4).then_some(0);
         Ok(Devices {
-            v4: has(true),
-            v6: has(false),
+            // Without an address of the family there is no source for it.
+            v4: Some(0),
+            v6: Some(0),
             all: vec![
                 Open::new(Arc::new(tun), Carries::Ip),
                 Open::new(Arc::new(mem::looped(MemConfig::loopback())), Carries::Tcp),

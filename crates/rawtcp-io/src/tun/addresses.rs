@@ -13,8 +13,9 @@ const NETWORKS: u32 = 64;
 /// Refuses addresses that no host can have, or that leave no room for the kernel's.
 pub(super) fn check(addresses: &[(IpAddr, u8)]) -> io::Result<()> {
     for &(ip, prefix) in addresses {
-        let canonical = ip.to_canonical() == ip;
-        if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || !canonical || neighbour(ip, prefix).is_none()
+        // A link-local address means something only together with the interface.
+        let is_plain = ip.to_canonical() == ip && !is_link_local(ip);
+        if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || !is_plain || neighbour(ip, prefix).is_none()
         {
             let text =
                 format!("{ip}/{prefix} can not be the stack's address: one of a network with room for two hosts is");
@@ -22,6 +23,10 @@ pub(super) fn check(addresses: &[(IpAddr, u8)]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 /// The stack's address, or the kernel's, at the other end of an interface where the other one has this: the address before
@@ -122,7 +127,6 @@ pub(super) fn of_existing(rtnl: &mut Rtnl, link: &Link, wanted: &[(IpAddr, u8)])
         return Ok(wanted.iter().map(|&(ip, _)| ip).collect());
     }
     let kernel = rtnl.addresses(link.index)?;
-    let is_link_local = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
     let of_family = |v4: bool| {
         kernel.iter().filter(|known| known.ip.is_ipv4() == v4 && !is_link_local(known.ip)).find_map(opposite)
     };
@@ -225,6 +229,7 @@ mod tests {
             ("10.0.0.255", 24),
             ("::1", 64),
             ("ff02::1", 64),
+            ("fe80::2", 64),
             ("::ffff:10.0.0.1", 120),
         ] {
             let error = check(&[(ip(address), prefix)]).unwrap_err();

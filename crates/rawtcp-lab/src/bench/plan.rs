@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use rawtcp_lab::topology::{SERVER_V4, SERVER_V6};
 use serde::Serialize;
 
-use super::{Api, Bench, Direction, Workload, bulk, connect, idle, limit, rr};
+use super::{Api, Bench, Direction, Workload, bulk, connect, idle, limit, rr, tun};
 use crate::measure::net::Whose;
 use crate::role::{Job, MEMORY, Work};
 
@@ -167,6 +167,10 @@ fn is_in_process(device: &str) -> bool {
 
 impl Bench {
     pub(super) fn plan(&self) -> io::Result<Vec<Group>> {
+        if self.device.iter().any(|device| device == tun::TUN) && self.mtu != [tun::MTU] {
+            let text = format!("the TUN interfaces have an MTU of {}: --mtu {}", tun::MTU, tun::MTU);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         let mut groups = Vec::new();
         for workload in &self.workload {
             for device in &self.device {
@@ -211,6 +215,9 @@ impl Bench {
             return Ok(SERVER_V4);
         }
         match (self.path(device), family) {
+            // Its own loopback addresses are not the host's.
+            (Path::Lo, 4) if device == tun::TUN => Ok(SERVER_V4),
+            (Path::Lo, 6) if device == tun::TUN => Ok(SERVER_V6),
             (Path::Veth, 4) => Ok(SERVER_V4),
             (Path::Veth, 6) => Ok(SERVER_V6),
             (Path::Lo, 4) => Ok(Ipv4Addr::LOCALHOST.into()),
@@ -234,11 +241,18 @@ impl Bench {
         apis: &[Api],
     ) -> Group {
         let in_one_process = is_in_process(&conditions.device);
-        let setup = |label: String, whose: [Whose; 2], api: [Api; 2]| Setup {
-            label,
-            client: self.job(whose[0], client(api[0]), conditions),
-            server: self.job(whose[1], server(api[1]), conditions),
-            in_one_process,
+        let setup = |label: String, whose: [Whose; 2], api: [Api; 2]| {
+            let (mut client, mut server) = (client(api[0]), server(api[1]));
+            if conditions.device == tun::TUN && whose[1] == Whose::Ours {
+                let at = tun::server(conditions.at.ip());
+                (client, server) = (client.at_ip(at), server.at_ip(at));
+            }
+            Setup {
+                label,
+                client: self.job(whose[0], client, conditions),
+                server: self.job(whose[1], server, conditions),
+                in_one_process,
+            }
         };
         let mut others = Vec::new();
         for direction in directions {

@@ -12,6 +12,7 @@ use super::control::Word;
 use super::cpu::Machine;
 use super::net::Whose;
 use super::{Metrics, merge};
+use crate::bench::tun;
 use crate::role::Job;
 
 /// How long an end may take beyond what it was asked to do.
@@ -22,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Launch {
     /// `RAWTCP_DEVICE`; `None`: the stack's default.
     pub(crate) device: Option<String>,
+    /// Each end has a TUN interface with addresses of its own.
+    pub(crate) tun: bool,
     /// Words in front of the command, such as a profiler.
     pub(crate) wrap: Vec<String>,
 }
@@ -49,7 +52,8 @@ impl End {
         };
         command.arg("role").stdin(Stdio::piped()).stdout(Stdio::piped());
         command.env_remove("RAWTCP_DEVICE").env_remove("RAWTCP_CONGESTION");
-        if let Some(device) = &launch.device {
+        let tun = launch.tun.then(|| tun::device(name));
+        if let Some(device) = tun.as_ref().or(launch.device.as_ref()) {
             command.env("RAWTCP_DEVICE", device);
         }
         let mut program = namespace.start(&mut command)?;

@@ -46,3 +46,19 @@ pub(crate) fn says_what_is_wrong() -> Result {
     assert!(!output.status.success() && text.contains("RAWTCP_DEVICE=no-such-device"), "{text}");
     Ok(())
 }
+
+/// By a host that forwards between its TUN interface and the other one's, and to the same host's kernel.
+pub(crate) fn goes_over_tun() -> Result {
+    for path in ["veth", "lo"] {
+        let command = "--device tun --workload bulk --pairs 1 --seconds 0.05 --offloads default --family 4,6 --path";
+        let output = bench(&format!("{command} {path}")).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{path}: {text}\n{}", String::from_utf8_lossy(&output.stderr));
+        for ends in ["ours→kernel", "kernel→ours", "ours↔ours"] {
+            assert_eq!(text.matches(ends).count(), 2, "{path}: IPv4 and IPv6: {text}");
+        }
+    }
+    let output = bench("--device tun --workload bulk --mtu 9000").output()?;
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("--mtu 1500"));
+    Ok(())
+}
