@@ -81,6 +81,10 @@ pub struct ConnConfig {
     /// How far the send buffer grows by itself, to twice the congestion window; no more than `send_buffer`:
     /// not at all. Default 4 MiB, as Linux.
     pub send_buffer_max: usize,
+    /// The memory for send buffers is somebody else's to give: beyond `send_buffer` the connection asks with
+    /// [`wants_send_buffer`](crate::Connection::wants_send_buffer) and takes what it is
+    /// [granted](crate::Connection::grant_send_buffer). Default off: it grows without asking.
+    pub send_buffer_on_request: bool,
     /// Offer and accept window scaling (RFC 7323 §2). Default on.
     pub window_scaling: bool,
     /// The exact window-scale shift to offer; by default the smallest that fits the largest receive buffer.
@@ -176,6 +180,7 @@ impl Default for ConnConfig {
             recv_buffer_on_request: false,
             send_buffer: 256 << 10,
             send_buffer_max: 4 << 20,
+            send_buffer_on_request: false,
             window_scaling: true,
             window_scale: None,
             timestamps: true,

@@ -1,9 +1,15 @@
-//! The receive budget: how much more than they begin with all windows of a stack may promise together.
+//! How much more than they begin with the buffers of a stack may take together: a receive budget for each device, and one
+//! for sending.
 //!
+//! The receive budget bounds what all windows promise.
 //! Packets that find the device's receive queue full are lost, and that looks like loss on the path. So
 //! the growth of receive buffers, which bound the windows, is kept below what the queue holds: each device
 //! has a queue and so a budget of its own. What connections begin with is not counted: most of them never use it, and a
-//! thousand that do nothing would leave a busy one without a window worth the name.
+//! thousand that do nothing would leave a busy one without a window worth the name. A grant lasts as long as the
+//! connection: the peer may use its window at any time, and what was promised is not taken back (RFC 9293 §3.8.6
+//! [SHLD-14]).
+//!
+//! The send budget bounds memory, as Linux's `tcp_mem` does. It comes back when a buffer has been empty for a while.
 
 use crate::sync::{AtomicUsize, Ordering};
 
@@ -67,6 +73,62 @@ impl Budgets {
     }
 }
 
+/// The least that is worth growing by: a chunk of a send buffer.
+const LEAST: usize = 16 * 1024;
+
+/// Where the system does not say how much memory it has.
+const UNKNOWN_MEMORY: usize = 1 << 30;
+
+/// What is left for send buffers to grow by.
+#[derive(Debug)]
+pub(crate) struct SendBudget {
+    bytes: usize,
+    left: AtomicUsize,
+}
+
+impl SendBudget {
+    /// A budget of so many bytes; by default a sixteenth of the memory, where Linux's growth ends.
+    pub(crate) fn new(bytes: Option<usize>) -> Self {
+        let bytes = bytes.unwrap_or_else(|| memory().unwrap_or(UNKNOWN_MEMORY) / 16);
+        SendBudget { bytes, left: AtomicUsize::new(bytes) }
+    }
+
+    /// Who has `held` bytes takes up to so many more, and is told how many: nobody has more than what is left, so that
+    /// as many as there are have about the same, and the next one finds something.
+    pub(crate) fn take(&self, held: usize, wanted: usize) -> usize {
+        let mut taken = 0;
+        let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            taken = wanted.min(left.saturating_sub(held) / 2);
+            // A wish that is not granted costs the others nothing, not even the cache line.
+            (taken >= LEAST.min(wanted)).then(|| left - taken)
+        });
+        if taken >= LEAST.min(wanted) { taken } else { 0 }
+    }
+
+    /// What who has `held` bytes should give back to others, who are short.
+    pub(crate) fn excess(&self, held: usize) -> usize {
+        let excess = held.saturating_sub(self.left.load(Ordering::Relaxed)) / 2;
+        if excess >= LEAST { excess } else { 0 }
+    }
+
+    /// Gives back.
+    pub(crate) fn release(&self, bytes: usize) {
+        self.left.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What is taken now.
+    pub(crate) fn used(&self) -> usize {
+        self.bytes - self.left.load(Ordering::Relaxed)
+    }
+}
+
+/// The bytes of memory of this machine.
+fn memory() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
+    kib.trim().parse::<usize>().ok()?.checked_mul(1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,5 +186,35 @@ mod tests {
         others.into_iter().for_each(|other| budgets.release(other));
         budgets.release(grant);
         assert_eq!(left(&budgets), [total, total]);
+    }
+
+    #[test]
+    fn the_send_budget_is_never_exceeded_and_comes_back() {
+        let budget = SendBudget::new(Some(1 << 20));
+        let mut held = [0; 7];
+        for _ in 0..20 {
+            for held in &mut held {
+                *held += budget.take(*held, 4 << 20);
+                let excess = budget.excess(*held);
+                *held -= excess;
+                budget.release(excess);
+            }
+            assert_eq!(budget.used(), held.iter().sum::<usize>());
+            assert!(budget.used() <= 1 << 20);
+        }
+        // An eighth is left for the next.
+        let fair = (1 << 20) / 8;
+        assert!(held.iter().all(|held| held.abs_diff(fair) <= 2 * LEAST), "{held:?}");
+        budget.release(held.iter().sum());
+        // Who wants less than the least gets it.
+        assert_eq!((budget.used(), budget.take(0, 100), budget.used()), (0, 100, 100));
+        assert_eq!(SendBudget::new(Some(0)).take(0, 1 << 20), 0);
+    }
+
+    #[test]
+    fn the_default_follows_the_memory() {
+        let bytes = memory().expect("Linux says");
+        assert!(bytes > 16 << 20);
+        assert_eq!(SendBudget::new(None).bytes, bytes / 16);
     }
 }

@@ -69,6 +69,8 @@ pub(crate) struct Inner {
     /// Turns of the driver until it counts as busy; 0: it does.
     pub(crate) until_busy: u8,
     granted: Grant,
+    /// Bytes of the send budget.
+    send_granted: usize,
     /// For whoever listens to what the connection does.
     pub(crate) events: Ring,
     /// `tracing` wants to know it, too.
@@ -138,6 +140,7 @@ impl ConnCell {
             holds_port: true,
             until_busy: if host.devices.ingress().is_some() { UNTIL_BUSY } else { 0 },
             granted,
+            send_granted: 0,
             events: Ring::default(),
             shows_events,
             span,
@@ -179,13 +182,7 @@ impl ConnCell {
     /// Transmits at most one hold, turns events into readiness, arms the timer, and notes what has to
     /// be done without the lock.
     pub(crate) fn settle(self: &Arc<Self>, inner: &mut Inner, now: Instant, after: &mut After) {
-        if let Some(wanted) = inner.conn.wants_recv_buffer() {
-            let before = inner.granted.bytes;
-            self.host.budget.grow(&mut inner.granted, wanted);
-            if inner.granted.bytes > before {
-                inner.conn.grant_recv_buffer(inner.granted.bytes);
-            }
-        }
+        self.size_buffers(inner);
         let mut trouble = Trouble::default();
         let mut sent = tx::transmit(&self.host, self, inner, now, &mut trouble);
         if trouble.too_big || trouble.soft.is_some() {
@@ -216,6 +213,32 @@ impl ConnCell {
             inner.armed = Some(at);
             let key = *inner.timer.get_or_insert_with(|| self.host.alarm.insert(Due::Connection(self.clone())));
             after.kick |= self.host.alarm.arm(key, at);
+        }
+    }
+
+    /// Buffers grow by what the budgets have, and give back what they do not use any more.
+    fn size_buffers(&self, inner: &mut Inner) {
+        if let Some(wanted) = inner.conn.wants_recv_buffer() {
+            let before = inner.granted.bytes;
+            self.host.budget.grow(&mut inner.granted, wanted);
+            if inner.granted.bytes > before {
+                inner.conn.grant_recv_buffer(inner.granted.bytes);
+            }
+        }
+        let (budget, size) = (&self.host.send_budget, inner.conn.send_buffer());
+        if let Some(wanted) = inner.conn.wants_send_buffer() {
+            let more = budget.take(inner.send_granted, wanted - size);
+            inner.send_granted += more;
+            inner.conn.grant_send_buffer(size + more);
+        }
+        if inner.send_granted > 0 {
+            let excess = budget.excess(inner.send_granted);
+            if excess > 0 {
+                inner.conn.grant_send_buffer(inner.conn.send_buffer().saturating_sub(excess));
+            }
+            let grown = inner.conn.send_buffer().saturating_sub(inner.conn.config().send_buffer);
+            budget.release(inner.send_granted.saturating_sub(grown));
+            inner.send_granted = inner.send_granted.min(grown);
         }
     }
 
@@ -272,6 +295,7 @@ impl ConnCell {
         };
         if let Some(leave) = leave {
             inner.detached = true;
+            self.host.send_budget.release(std::mem::take(&mut inner.send_granted));
             if let Some(key) = inner.timer.take() {
                 // Not the last reference: the caller has one.
                 drop(self.host.alarm.remove(key));

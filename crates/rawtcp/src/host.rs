@@ -4,7 +4,7 @@
 //! neither; under it only the leaves: a device's queue, the alarm, the list of scheduled connections.
 
 use crate::alarm::{Alarm, Due};
-use crate::budget::{Budgets, Grant};
+use crate::budget::{Budgets, Grant, SendBudget};
 use crate::clock::Clock;
 use crate::conn_cell::ConnCell;
 use crate::device::{Device, Devices, Reservation};
@@ -43,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) device: Device,
     pub(crate) conn: Arc<ConnConfig>,
     pub(crate) stack: StackConfig,
+    /// Bytes that send buffers may grow by, if not the default.
+    pub(crate) send_budget: Option<usize>,
     pub(crate) exit_drain: Duration,
     /// The kernel may be told to drop what AF_PACKET sockets receive for us.
     pub(crate) ingress_drop: bool,
@@ -124,6 +126,7 @@ pub(crate) struct Host {
     pub(crate) alarm: Alarm,
     pub(crate) counters: Counters,
     pub(crate) budget: Budgets,
+    pub(crate) send_budget: SendBudget,
     pub(crate) ports: Ports,
     pub(crate) ways: RecentWays,
     pub(crate) settings: Settings,
@@ -180,8 +183,9 @@ fn random_seed() -> io::Result<[u8; 32]> {
 
 impl Host {
     pub(crate) fn new(mut settings: Settings) -> io::Result<Arc<Self>> {
-        // Buffers grow inside the budget only.
-        Arc::make_mut(&mut settings.conn).recv_buffer_on_request = true;
+        // Buffers grow inside the budgets only.
+        let conn = Arc::make_mut(&mut settings.conn);
+        (conn.recv_buffer_on_request, conn.send_buffer_on_request) = (true, true);
         let mut devices = Devices::open(&settings.device)?;
         if !settings.ingress_drop {
             devices.leave_ingress_alone();
@@ -198,6 +202,7 @@ impl Host {
         let shards = (0..SHARDS).map(|_| Mutex::new(Stack::new(share.clone(), seed))).collect();
         Ok(Arc::new(Host {
             budget: Budgets::new(devices.all().iter().map(|open| open.io.recv_queue_bytes())),
+            send_budget: SendBudget::new(settings.send_budget),
             clock,
             alarm,
             counters: Counters::default(),
@@ -517,6 +522,7 @@ impl Host {
             half_open,
             time_wait,
             guards: self.ports.len(),
+            send_buffers_grown: self.send_budget.used(),
             drops,
         }
     }

@@ -154,6 +154,7 @@ impl Default for StackBuilder {
                 device: Device::default(),
                 conn: Arc::default(),
                 stack: StackConfig::default(),
+                send_budget: None,
                 exit_drain: Duration::from_secs(3),
                 ingress_drop: true,
                 seed: None,
@@ -230,6 +231,14 @@ impl StackBuilder {
     /// The settings of the stack's own answers and tables. Default: [`StackConfig::default`].
     pub fn stack_config(mut self, config: StackConfig) -> Self {
         self.settings.stack = config;
+        self
+    }
+
+    /// How many bytes the send buffers of all connections may grow by together, beyond what each begins with
+    /// ([`ConnConfig::send_buffer`]) or was given by name. Default: a sixteenth of the memory. What is taken is in
+    /// [`StackStats::send_buffers_grown`].
+    pub fn send_budget(mut self, bytes: usize) -> Self {
+        self.settings.send_budget = Some(bytes);
         self
     }
 

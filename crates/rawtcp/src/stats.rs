@@ -78,6 +78,9 @@ pub struct StackStats {
     pub time_wait: usize,
     /// Ports held, with one kernel socket each on devices that need it.
     pub guards: usize,
+    /// Bytes by which send buffers have grown, all together: within the
+    /// [send budget](crate::StackBuilder::send_budget).
+    pub send_buffers_grown: usize,
     pub(crate) drops: Vec<u64>,
 }
 

@@ -141,12 +141,47 @@ impl Connection {
         }
     }
 
-    /// A writer waits: room for twice what may be in flight, so that it refills while a window is on its way.
-    pub(super) fn tune_send_buffer(&mut self) {
-        let wanted = usize::try_from(self.cc.cwnd().saturating_mul(2)).unwrap_or(usize::MAX);
-        let wanted = wanted.min(self.config.send_buffer_max);
-        if wanted > self.send_buf.capacity() {
-            self.send_buf.set_capacity(wanted);
+    /// The send buffer that would fit the path, if a writer waits for room, it is larger than what there is, and
+    /// [`send_buffer_on_request`](crate::ConnConfig::send_buffer_on_request) has the caller decide. Ask after
+    /// segments; answer with [`grant_send_buffer`](Self::grant_send_buffer) whenever there is something to give.
+    pub fn wants_send_buffer(&self) -> Option<usize> {
+        if !self.send_short || !self.state.may_send() {
+            return None;
         }
+        Some(self.fitting_send_buffer()).filter(|&wanted| wanted > self.send_buf.capacity())
+    }
+
+    /// The send buffer is `bytes` large from now on, until the connection [rests](Self::rest): then it is as large as at
+    /// first. At most [`send_buffer_max`](crate::ConnConfig::send_buffer_max), at least what it was at first, and what is
+    /// in it.
+    pub fn grant_send_buffer(&mut self, bytes: usize) {
+        self.send_short = false;
+        let before = self.send_buf.capacity();
+        let least = self.config.send_buffer.max(1).max(self.send_buf.len());
+        self.send_buf.set_capacity(bytes.min(self.config.send_buffer_max).max(least));
+        if self.send_buf.capacity() > before {
+            self.wake_writer();
+        }
+    }
+
+    /// Room for twice what may be in flight, so that a writer refills while a window is on its way.
+    fn fitting_send_buffer(&self) -> usize {
+        usize::try_from(self.cc.cwnd().saturating_mul(2)).unwrap_or(usize::MAX).min(self.config.send_buffer_max)
+    }
+
+    /// A writer waits.
+    pub(super) fn tune_send_buffer(&mut self) {
+        let wanted = self.fitting_send_buffer();
+        if wanted > self.send_buf.capacity() {
+            match self.config.send_buffer_on_request {
+                true => self.send_short = true,
+                false => self.send_buf.set_capacity(wanted),
+            }
+        }
+    }
+
+    /// The send buffer has grown, and nothing is in it.
+    pub(super) fn may_shrink_send_buffer(&self) -> bool {
+        self.send_buf.capacity() > self.config.send_buffer.max(1) && self.send_buf.is_empty()
     }
 }

@@ -160,6 +160,8 @@ pub struct Connection {
     orphan: bool,
     /// A write found no room: the writer waits for [`Events::WRITABLE`].
     write_blocked: bool,
+    /// It is small for the window, and to grow is somebody else's to grant.
+    send_short: bool,
     /// Nothing was acknowledged since then although something is outstanding or the window is zero.
     stalled_since: Maybe<Instant>,
     /// Probes sent without an answer: zero-window or keep-alive.
@@ -268,6 +270,7 @@ impl Connection {
             soft_error: None,
             orphan: false,
             write_blocked: false,
+            send_short: false,
             stalled_since: Maybe::NONE,
             probes: 0,
             last_heard: now,
@@ -346,14 +349,22 @@ impl Connection {
     /// When it is time for a [`rest`](Self::rest), if that would give memory back: a second behind the last segment. No
     /// deadline of the protocol: who does not care has larger connections.
     pub fn rest_at(&self) -> Option<Instant> {
-        let may = self.sent.may_rest() || self.send_buf.may_rest() || self.recv_buf.may_rest();
+        let may = self.sent.may_rest()
+            || self.send_buf.may_rest()
+            || self.recv_buf.may_rest()
+            || self.may_shrink_send_buffer();
         may.then(|| self.last_heard.max(self.last_sent) + REST_AFTER)
     }
 
     /// Gives memory back that is needed only while something is on its way or waits to be read, and is kept for a
-    /// connection that goes on. What comes next takes it again; nothing else changes.
+    /// connection that goes on; what comes next takes it again. A send buffer that has grown and is empty is as large as
+    /// at first. (A receive buffer is not: its window is promised, RFC 9293 §3.8.6 [SHLD-14].)
     pub fn rest(&mut self) {
         self.sent.rest();
+        if self.may_shrink_send_buffer() {
+            self.send_buf.set_capacity(self.config.send_buffer.max(1));
+        }
+        self.send_short = false;
         self.send_buf.rest();
         self.recv_buf.rest();
     }

@@ -244,9 +244,11 @@ impl Connection {
         self.settings().traffic_class = traffic_class;
     }
 
-    /// Size of the send buffer, in bytes. From now on it does not grow by itself.
+    /// Size of the send buffer, in bytes. From now on it neither grows nor shrinks by itself.
     pub fn set_send_buffer(&mut self, bytes: usize) {
-        self.settings().send_buffer_max = bytes;
+        let settings = self.settings();
+        (settings.send_buffer, settings.send_buffer_max) = (bytes, bytes);
+        self.send_short = false;
         self.send_buf.set_capacity(bytes.max(1));
         self.wake_writer();
     }

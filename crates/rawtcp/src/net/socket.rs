@@ -156,8 +156,8 @@ impl TcpSocket {
     /// Every setting of the connection, or of all that the listener accepts, instead of the stack's. What is set one by
     /// one on this socket takes precedence. Not in tokio.
     pub fn set_config(&self, config: ConnConfig) {
-        // Buffers grow inside the stack's budget only.
-        let config = ConnConfig { recv_buffer_on_request: true, ..config };
+        // Buffers grow inside the stack's budgets only.
+        let config = ConnConfig { recv_buffer_on_request: true, send_buffer_on_request: true, ..config };
         self.lock().options.config = Some(Arc::new(config));
     }
 

@@ -86,3 +86,61 @@ fn a_size_set_while_the_syn_is_on_its_way_does_not_change_the_scale_it_offered()
     let scales = |end: usize| p.ends[end].info().window_scale.unwrap();
     assert_eq!((scales(A), scales(B)), ((7, 7), (7, 7)));
 }
+
+#[test]
+fn a_send_buffer_grows_on_request_by_what_is_granted() {
+    let config = ConnConfig { send_buffer_on_request: true, ..ConnConfig::default() };
+    let mut p = pair(config, ConnConfig::default());
+    let initial = ConnConfig::default().send_buffer;
+    assert_eq!(flow(&mut p, 20).0, initial);
+    let wanted = p.ends[A].wants_send_buffer().expect("a writer waits, and the window has grown");
+    assert!(wanted > initial && wanted <= 4 << 20);
+    let before = p.ends[A].write_room();
+    p.ends[A].grant_send_buffer(initial + 100_000);
+    assert_eq!((p.ends[A].send_buffer(), p.ends[A].write_room()), (initial + 100_000, before + 100_000));
+    flow(&mut p, 2);
+    assert!(p.ends[A].wants_send_buffer().is_some(), "and more again");
+    p.ends[A].grant_send_buffer(100 << 20);
+    assert_eq!(p.ends[A].send_buffer(), 4 << 20);
+    assert_eq!(p.ends[A].wants_send_buffer(), None);
+    // Less: never less than what is in it, or than it was at first.
+    let held = p.ends[A].unacked_len();
+    assert!(held > initial);
+    p.ends[A].grant_send_buffer(0);
+    assert_eq!(p.ends[A].send_buffer(), held);
+    let end = p.now + ms(3000);
+    p.run_until(|p| {
+        p.read_all(B);
+        p.now >= end || p.ends[A].unacked_len() == 0
+    });
+    p.ends[A].grant_send_buffer(0);
+    assert_eq!(p.ends[A].send_buffer(), initial);
+}
+
+#[test]
+fn a_grown_send_buffer_shrinks_once_it_has_been_empty_for_a_while() {
+    let mut p = pair(ConnConfig::default(), ConnConfig::default());
+    let (grown, _) = flow(&mut p, 20);
+    let initial = ConnConfig::default().send_buffer;
+    assert!(grown > initial);
+    p.ends[A].rest();
+    assert_eq!(p.ends[A].send_buffer(), grown, "there is something in it");
+    let end = p.now + ms(3000);
+    p.run_until(|p| {
+        p.read_all(B);
+        p.now >= end || p.ends[A].unacked_len() == 0
+    });
+    let at = p.ends[A].rest_at().expect("there is something to give back");
+    assert!(p.now < at && at <= p.now + ms(1000));
+    p.ends[A].rest();
+    assert_eq!((p.ends[A].send_buffer(), p.ends[A].rest_at()), (initial, None));
+    // It is not that it can not grow any more; and a size that was asked for stays.
+    assert!(flow(&mut p, 20).0 > initial);
+    p.ends[A].set_send_buffer(1 << 20);
+    p.run_until(|p| {
+        p.read_all(B);
+        p.ends[A].unacked_len() == 0
+    });
+    p.ends[A].rest();
+    assert_eq!(p.ends[A].send_buffer(), 1 << 20);
+}
