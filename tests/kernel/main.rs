@@ -5,6 +5,7 @@ mod churn;
 mod close_table;
 mod common;
 mod congestion;
+mod cookies;
 mod ecn;
 mod ending;
 mod errors;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     tests.extend(close_table::tests());
     tests.extend(errors::tests());
     tests.extend(congestion::tests());
+    tests.extend(cookies::tests());
     tests.extend(info::tests());
     tests.extend(ingress::tests());
     tests.extend(ecn::tests());

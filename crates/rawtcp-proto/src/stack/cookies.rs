@@ -31,7 +31,7 @@
 //! # What is lost
 //!
 //! The SYN-ACK is not sent again by us, and without timestamps the round trip is not measured. The first
-//! segment to arrive must be the peer's first after its SYN. And a copy of that which arrives when the
+//! segment to arrive must be the peer's first after its SYN: a later one is answered with RST, as by Linux. And a copy of that which arrives when the
 //! connection is long gone may open it again, until the cookie is too old.
 
 use super::demux::TupleBytes;
