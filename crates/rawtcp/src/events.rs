@@ -18,24 +18,38 @@ pub(crate) const TARGET: &str = "rawtcp::tcp";
 /// The events for whoever listens.
 #[derive(Debug, Default)]
 pub(crate) struct Ring {
-    queue: VecDeque<Traced>,
-    capacity: usize,
-    lost: u64,
+    kept: Option<Box<Kept>>,
     /// Which of the listeners it is for: a later one takes its place.
     generation: u64,
 }
 
+#[derive(Debug)]
+struct Kept {
+    queue: VecDeque<Traced>,
+    capacity: usize,
+    lost: u64,
+}
+
 impl Ring {
     pub(crate) fn push(&mut self, traced: Traced) {
-        if self.queue.len() >= self.capacity {
-            self.queue.pop_front();
-            self.lost += 1;
+        let Some(kept) = &mut self.kept else { return };
+        if kept.queue.len() >= kept.capacity {
+            kept.queue.pop_front();
+            kept.lost += 1;
         }
-        self.queue.push_back(traced);
+        kept.queue.push_back(traced);
+    }
+
+    fn pop(&mut self) -> Option<Traced> {
+        self.kept.as_mut()?.queue.pop_front()
+    }
+
+    fn lost(&self) -> u64 {
+        self.kept.as_ref().map_or(0, |kept| kept.lost)
     }
 
     pub(crate) fn is_listened_to(&self) -> bool {
-        self.capacity > 0
+        self.kept.is_some()
     }
 }
 
@@ -53,7 +67,8 @@ impl Events {
     pub(crate) fn listen(cell: &Arc<ConnCell>, capacity: usize) -> Events {
         let mut inner = cell.lock();
         let generation = inner.events.generation + 1;
-        inner.events = Ring { capacity: capacity.max(1), generation, ..Ring::default() };
+        let kept = Kept { queue: VecDeque::new(), capacity: capacity.max(1), lost: 0 };
+        inner.events = Ring { kept: Some(Box::new(kept)), generation };
         if inner.conn.config().trace == 0 {
             inner.conn.set_trace(KEPT);
         }
@@ -73,7 +88,7 @@ impl Events {
     pub fn lost(&self) -> u64 {
         let inner = self.cell.lock();
         let mine = inner.events.generation == self.generation;
-        if mine { inner.events.lost + inner.conn.trace_lost() } else { 0 }
+        if mine { inner.events.lost() + inner.conn.trace_lost() } else { 0 }
     }
 }
 
@@ -112,7 +127,7 @@ impl Future for Next<'_> {
             // The last words of one that has ended and is not settled yet are still with itself.
             inner.pass_events_on();
         }
-        let next = if mine { inner.events.queue.pop_front() } else { None };
+        let next = if mine { inner.events.pop() } else { None };
         let over = matches!(inner.conn.state(), State::Closed | State::TimeWait) || this.events.cell.host().is_dead();
         if next.is_none() && mine && !over {
             let replaced = inner.readiness.waiters().wait(&mut this.key, Bits::TRACED, cx.waker());
