@@ -37,6 +37,7 @@ pub struct Guard {
     local: SocketAddr,
     shared: bool,
     partial: bool,
+    namespace: Option<u64>,
 }
 
 impl Guard {
@@ -60,7 +61,8 @@ impl Guard {
         // With SO_REUSEADDR two sockets may be bound to a port, but only one listens: this may be AddrInUse too.
         socket.listen(1)?;
         let local = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { _socket: socket, local, shared, partial: request.device.is_some() })
+        let namespace = sys::namespace_cookie(socket.as_fd());
+        Ok(Self { _socket: socket, local, shared, partial: request.device.is_some(), namespace })
     }
 
     /// The reserved address, with the port the kernel chose.
@@ -73,6 +75,11 @@ impl Guard {
     /// [`diag::owner`](crate::diag::owner).
     pub fn is_shared(&self) -> bool {
         self.shared
+    }
+
+    /// The cookie of its network namespace, as of [`RawIpV4::namespace`](crate::RawIpV4::namespace).
+    pub fn namespace(&self) -> Option<u64> {
+        self.namespace
     }
 
     /// Nothing that comes to this address and port is the kernel's, by whichever interface: the port is not

@@ -185,6 +185,11 @@ impl RawIpV4 {
         raw.socket.set_header_included_v4(true)?;
         Ok(Self(raw))
     }
+
+    /// The cookie of the socket's network namespace, which no other has; `None` before Linux 5.14.
+    pub fn namespace(&self) -> Option<u64> {
+        sys::namespace_cookie(self.0.fd())
+    }
 }
 
 impl RawIpV6 {

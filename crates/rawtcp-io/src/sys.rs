@@ -19,6 +19,8 @@ pub(crate) const BATCH: usize = 32;
 pub(crate) const PMTUDISC_INTERFACE: libc::c_int = 4;
 /// From `<linux/in6.h>`, since Linux 4.5.
 pub(crate) const IPV6_HDRINCL: libc::c_int = 36;
+/// From `<asm-generic/socket.h>`.
+const SO_NETNS_COOKIE: libc::c_int = 71;
 /// From `<linux/icmp.h>`: the only option at level `SOL_RAW`.
 pub(crate) const ICMP_FILTER: libc::c_int = 1;
 /// From `<linux/icmpv6.h>`.
@@ -110,6 +112,12 @@ pub(crate) fn get_option<const N: usize>(
     // SAFETY: pointer and length describe `value`, which lives through the call; every bit pattern is a valid u32.
     let result = unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut len) };
     if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What tells the network namespace of a socket from all others, since Linux 5.14.
+pub(crate) fn namespace_cookie(fd: BorrowedFd<'_>) -> Option<u64> {
+    let [a, b] = get_option::<2>(fd, libc::SOL_SOCKET, SO_NETNS_COOKIE).ok()?;
+    Some(u64::from(a) << 32 | u64::from(b))
 }
 
 /// Packets the socket lost at its full receive queue.

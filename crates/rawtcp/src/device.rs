@@ -105,6 +105,8 @@ pub(crate) struct Devices {
     addresses: Addresses,
     /// Where the raw sockets are: the inode of their network namespace.
     namespace: Option<u64>,
+    /// The same by the cookie of sockets.
+    cookie: Option<u64>,
     /// What the kernel knows, where we send frames by ourselves.
     network: Option<Arc<Network>>,
     /// The Ethernet devices, by the number of their interface.
@@ -215,6 +217,7 @@ impl Devices {
             v6: Some(0),
             addresses,
             namespace: None,
+            cookie: None,
             network: None,
             ethernets: Vec::new(),
             ingress: None,
@@ -237,6 +240,7 @@ impl Devices {
             ],
             addresses: Addresses::Own(own),
             namespace: None,
+            cookie: None,
             network: Some(network),
             ethernets: Vec::new(),
             ingress: None,
@@ -267,10 +271,10 @@ impl Devices {
     fn open_raw(network: Option<Arc<Network>>, ethernets: &[Arc<Interface>]) -> io::Result<Self> {
         let config =
             RawConfig { except: ethernets.iter().map(|interface| interface.index()).collect(), ..RawConfig::default() };
-        let mut all = vec![
-            Open::new(Arc::new(RawIpV4::open(&config)?), Carries::Tcp),
-            Open::new(Arc::new(IcmpV4::open()?), Carries::IcmpV4),
-        ];
+        let v4 = RawIpV4::open(&config)?;
+        let cookie = v4.namespace();
+        let mut all =
+            vec![Open::new(Arc::new(v4), Carries::Tcp), Open::new(Arc::new(IcmpV4::open()?), Carries::IcmpV4)];
         let v6 = match RawIpV6::open(&config).and_then(|tcp| Ok((tcp, IcmpV6::open()?))) {
             Ok((tcp, icmp)) => {
                 all.push(Open::new(Arc::new(tcp), Carries::Tcp));
@@ -292,6 +296,7 @@ impl Devices {
             v6,
             addresses: Addresses::Kernel,
             namespace: namespace(),
+            cookie,
             network,
             ingress: ingress(ethernets),
             ethernets: by_interface,
@@ -480,9 +485,13 @@ impl Devices {
     pub(crate) fn reserve(&self, addr: SocketAddr, v6only: bool, device: Option<&str>) -> io::Result<Reservation> {
         match &self.addresses {
             Addresses::Kernel => {
-                self.check_namespace()?;
                 let device = device.map(str::to_owned);
-                Ok(Reservation::Kernel(Guard::bind(&GuardRequest { addr, v6only, device })?))
+                let guard = Guard::bind(&GuardRequest { addr, v6only, device })?;
+                // Cheaper than to ask where this thread is.
+                if guard.namespace().is_none() || guard.namespace() != self.cookie {
+                    self.check_namespace()?;
+                }
+                Ok(Reservation::Kernel(guard))
             }
             Addresses::Switch(device) => Ok(Reservation::Switch(device.reserve(canonical(addr), v6only)?)),
             Addresses::Own(_) => {

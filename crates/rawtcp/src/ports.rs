@@ -27,7 +27,11 @@ const MAX_STALE: usize = 16;
 
 /// The devices' filters are exact for so many ports. To give a socket another program takes the kernel the better part of
 /// a millisecond, so of more ports they get a rough superset, which a new port seldom changes.
-const MAX_EXACT: usize = 64;
+const MAX_EXACT: usize = 32;
+
+/// Of more client ports than that whole blocks are let through, of which Linux's range for them has seven: the kernel gives them
+/// out at random, and another block costs another program.
+const ROUGH_BLOCK: u16 = 4096;
 
 /// Ranges of a rough filter: what listens apart from the client ports shall not open all between.
 const ROUGH_RANGES: usize = 8;
@@ -35,6 +39,9 @@ const ROUGH_RANGES: usize = 8;
 /// Client ports that a connect looks at before it takes a new one, where it may have one: who has tens of thousands of
 /// connections to one peer would look at as many for every further one.
 const MAX_TRIES: usize = 64;
+
+/// So many after others have found none: where each connection leaves its port in TIME-WAIT, hardly one is free.
+const MIN_TRIES: usize = 4;
 
 /// Client ports where the stack chooses by itself: as Linux's `ip_local_port_range` by default.
 const OWN_RANGE: std::ops::Range<u16> = 32_768..61_000;
@@ -104,6 +111,8 @@ struct Inner {
     stale: usize,
     /// Guards that may exist at once.
     limit: usize,
+    /// Client ports that the next connect looks at before it takes a new one.
+    tries: usize,
 }
 
 /// The soft limit of open files, of which guards take at most three quarters: the program needs some too.
@@ -141,6 +150,7 @@ impl Ports {
             filter: PortSet::new(),
             stale: 0,
             limit: usize::MAX,
+            tries: MAX_TRIES,
         };
         Ports { inner: Mutex::new(inner) }
     }
@@ -280,9 +290,11 @@ impl Ports {
         }
         let source = with_port(source, 0);
         inner.avoided.expire(now);
-        if let Some(result) = inner.share(source, remote, MAX_TRIES, &mut claim) {
+        if let Some(result) = inner.share(source, remote, inner.tries, &mut claim) {
+            inner.tries = MAX_TRIES;
             return Ok(result);
         }
+        inner.tries = (inner.tries / 2).max(MIN_TRIES);
         if inner.guards.len() >= inner.limit {
             if let Some(result) = inner.share(source, remote, usize::MAX, &mut claim) {
                 return Ok(result);
@@ -491,8 +503,8 @@ impl Inner {
         ports.sort_unstable();
         let mut filter: PortSet = ports.into_iter().collect();
         if self.on_port.len() > MAX_EXACT {
-            // Where ports are given out one after the other, the next one shall be in it already.
-            self.clients.values().flatten().for_each(|port| filter.insert_range(port & !0xff..=port | 0xff));
+            let within = ROUGH_BLOCK - 1;
+            self.clients.values().flatten().for_each(|port| filter.insert_range(port & !within..=port | within));
             filter = filter.coarsened(ROUGH_RANGES);
         }
         // Until it is known to be so everywhere, every new port is reason to try again.

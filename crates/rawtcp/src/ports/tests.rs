@@ -232,7 +232,7 @@ fn a_connect_looks_at_a_bounded_number_of_ports_unless_there_is_no_other() {
     const CONNECTIONS: usize = 3000;
     let (ports, devices) = (Ports::new(&[1; 32]), devices());
     let (source, peer) = (addr("10.0.0.1:0"), addr("10.9.9.9:1"));
-    let (mut used, mut looks) = (std::collections::HashSet::new(), 0);
+    let mut used = std::collections::HashSet::new();
     let mut connect = |free: &[SocketAddr]| {
         free.iter().for_each(|local| assert!(used.remove(local)));
         let mut here = 0;
@@ -240,11 +240,14 @@ fn a_connect_looks_at_a_bounded_number_of_ports_unless_there_is_no_other() {
             here += 1;
             used.insert(local).then_some((local, false))
         });
-        looks = looks.max(here);
-        (local, looks)
+        (local, here)
     };
     let locals: Vec<_> = (0..CONNECTIONS).map(|_| connect(&[]).0.unwrap()).collect();
-    assert_eq!((connect(&[]).1, ports.len()), (MAX_TRIES + 1, CONNECTIONS + 1));
+    // Where others have found none, few are looked at; more again once one was found, be it for another peer.
+    assert_eq!((connect(&[]).1, ports.len()), (MIN_TRIES + 1, CONNECTIONS + 1));
+    let other = |local| Some((local, false));
+    ports.connect(&devices, Instant::ZERO, source, addr("10.9.9.9:2"), other).unwrap();
+    assert_eq!((connect(&[]).1, ports.len()), (MAX_TRIES + 1, CONNECTIONS + 2));
     // Where no port is left, all are looked at.
     ports.lock().limit = ports.len();
     assert_eq!(connect(&[]).0.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
@@ -314,7 +317,7 @@ fn thousands_of_client_ports_change_the_filters_seldom() {
     assert!(locals.iter().all(|local| lock(&device.filters)[grown - 1].contains(local.port())));
     locals.iter().for_each(|local| ports.release(&devices, *local));
     let all = lock(&device.filters).len();
-    assert!(grown < MAX_EXACT + 100 && all - grown < 100, "{grown} filters on the way up, {} down", all - grown);
+    assert!(grown < MAX_EXACT + 10 && all - grown < 100, "{grown} filters on the way up, {} down", all - grown);
     // What rests is in it, and the listener.
     let filters = lock(&device.filters);
     let open: usize = filters[all - 1].ranges().map(|range| range.len()).sum();
