@@ -238,10 +238,9 @@ fn refused(cause: io::Error, named: Option<&str>, exists: bool) -> io::Error {
     match (cause.raw_os_error(), exists) {
         (Some(libc::EPERM | libc::EACCES), false) => {
             let program = program();
-            let named = if named.is_some() { String::new() } else { format!(" and name it: tun:{name}") };
             let text = format!(
-                "making a TUN interface needs the capability CAP_NET_ADMIN. Either make it once for this user:\n{make}\n\
-                 {named}\nor give the capability to the program:\n  sudo setcap cap_net_admin+ep {program}\n\
+                "making a TUN interface needs the capability CAP_NET_ADMIN. Either make it once for this user, and choose it \
+                 by its name, tun:{name}:\n{make}\nor give the capability to the program:\n  sudo setcap cap_net_admin+ep {program}\n\
                  or run it as root:\n  sudo {program}"
             );
             error(io::ErrorKind::PermissionDenied, text)
