@@ -238,8 +238,10 @@ impl ConnCell {
                 inner.conn.grant_send_buffer(inner.conn.send_buffer().saturating_sub(excess));
             }
             let grown = inner.conn.send_buffer().saturating_sub(inner.conn.config().send_buffer);
-            budget.release(inner.send_granted.saturating_sub(grown));
-            inner.send_granted = inner.send_granted.min(grown);
+            if grown < inner.send_granted {
+                budget.release(inner.send_granted - grown);
+                inner.send_granted = grown;
+            }
         }
     }
 
