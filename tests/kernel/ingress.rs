@@ -6,7 +6,7 @@ use crate::transfer::exchange;
 use rawtcp::net::{TcpListener, TcpStream};
 use rawtcp::{Device, Stack};
 use rawtcp_lab::netns::Namespace;
-use rawtcp_lab::topology::{INTERFACE, Pair, SERVER_V4, SERVER_V6};
+use rawtcp_lab::topology::{CLIENT_V4, INTERFACE, Pair, SERVER_V4, SERVER_V6};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use std::error::Error;
 use std::io;
@@ -22,6 +22,10 @@ tests!(
     a_port_is_the_kernels_again_afterwards,
     other_ports_and_addresses_are_left_alone,
     an_address_that_comes_and_one_that_goes,
+    an_interface_that_goes_and_one_of_its_name,
+    a_port_is_given_back_without_the_privilege,
+    fragments_reach_the_kernel_whole,
+    client_ports_of_a_router_are_not_spared,
     switched_off,
     without_the_privilege_the_guard_does_it,
 );
@@ -244,6 +248,96 @@ fn an_address_that_comes_and_one_that_goes() -> Outcome {
         assert!(spared(SERVER_V4)? && !spared(second)?, "{}", rules()?);
         Ok(())
     })
+}
+
+/// The stack's sockets are on the one that has gone. What comes in by the other is raw IP's.
+fn an_interface_that_goes_and_one_of_its_name() -> Outcome {
+    on_the_server(|pair| async move {
+        let stack = packet()?;
+        let (listener, _stream) = busy(&stack, SERVER_V4, SERVER_V4, &pair.client).await?;
+        let removed = Command::new("ip").args(["link", "del", INTERFACE]).status()?;
+        assert!(removed.success());
+        rawtcp_lab::netns::veth(&pair.client, INTERFACE, &pair.server, INTERFACE)?;
+        pair.client.add_address(INTERFACE, CLIENT_V4, 24)?;
+        pair.server.add_address(INTERFACE, SERVER_V4, 24)?;
+        let serving = async { answer(&mut soon("accept", listener.accept()).await?.0, 1).await };
+        let (served, asked) = futures::future::join(serving, asks(&pair.client, addr(SERVER_V4, PORT), 1)).await;
+        served.and(asked)
+    })
+}
+
+/// A program that lays down its privileges once it runs.
+fn a_port_is_given_back_without_the_privilege() -> Outcome {
+    on_the_server(|pair| async move {
+        let stack = packet()?;
+        let (listener, stream) = busy(&stack, SERVER_V4, SERVER_V4, &pair.client).await?;
+        let all = capabilities(None)?;
+        let least = CapabilitySet::NET_RAW | CapabilitySet::SYS_ADMIN;
+        set_capabilities(None, CapabilitySets { effective: least, ..capabilities(None)? })?;
+        stream.set_zero_linger()?;
+        drop((stream, listener));
+        set_capabilities(None, all)?;
+        assert_eq!(rules()?, "", "without the privilege all of it has to go");
+        the_kernel_serves(addr(SERVER_V4, PORT), &pair.client).await
+    })
+}
+
+/// Or it would keep what follows the first for half a minute, and soon have no memory for other fragments.
+fn fragments_reach_the_kernel_whole() -> Outcome {
+    on_the_server(|pair| async move {
+        let stack = packet()?;
+        let (_listener, _stream) = busy(&stack, SERVER_V4, SERVER_V4, &pair.client).await?;
+        let incomplete = || -> io::Result<String> {
+            let all = std::fs::read_to_string("/proc/thread-self/net/sockstat")?;
+            all.lines().find(|line| line.starts_with("FRAG:")).map(str::to_owned).ok_or(io::ErrorKind::NotFound.into())
+        };
+        there(&pair.client, || async {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::TCP))?;
+            let to = socket2::SockAddr::from(addr(SERVER_V4, 0));
+            let mut segment = vec![0; 4000];
+            segment[2..4].copy_from_slice(&PORT.to_be_bytes());
+            segment[12] = 5 << 4;
+            for _ in 0..20 {
+                socket.send_to(&segment, &to)?;
+            }
+            Ok(())
+        })
+        .await?;
+        let before = seen_by_the_kernel()?;
+        asks(&pair.client, addr(SERVER_V6, PORT + 1), 0).await.unwrap_err();
+        assert!(seen_by_the_kernel()? > before, "what was sent later has come");
+        assert_eq!(incomplete()?, "FRAG: inuse 0 memory 0");
+        Ok(())
+    })
+}
+
+/// Address translation takes ports without asking sockets: answers to others may come to ours.
+fn client_ports_of_a_router_are_not_spared() -> Outcome {
+    for (forwards, spared) in [("0", true), ("1", false)] {
+        on_the_server(move |pair| async move {
+            pair.server.set_sysctl("net.ipv4.ip_forward", forwards)?;
+            pair.server.set_sysctl("net.ipv6.conf.all.forwarding", "0")?;
+            let stack = packet()?;
+            let (ready, is_ready) = oneshot::channel();
+            let serving = there(&pair.client, || async move {
+                let listener = kernel_listener(addr(CLIENT_V4, PORT)).await?;
+                let _ = ready.send(());
+                answer(&mut soon("accept", listener.accept()).await?.0, ENOUGH).await
+            });
+            let asking = async {
+                is_ready.await?;
+                let mut stream = soon("connect", stack.connect(addr(CLIENT_V4, PORT))).await?;
+                ask(&mut stream, ENOUGH).await?;
+                let local = stream.local_addr()?;
+                Ok::<_, Box<dyn Error + Send + Sync>>(rules()?.contains(&format!("{} . {}", local.ip(), local.port())))
+            };
+            let (served, asked) = futures::future::join(serving, asking).await;
+            served?;
+            assert_eq!(asked?, spared, "{}", rules()?);
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 fn switched_off() -> Outcome {

@@ -113,8 +113,14 @@ pub(crate) struct Devices {
     ethernets: Vec<(u32, usize)>,
     /// Where the kernel can be spared what they receive.
     ingress: Option<Arc<IngressDrop>>,
+    /// The kernel forwarded packets when this was opened.
+    forwards: bool,
     /// What is for ourselves, where we own addresses that others can reach: the loop that it takes.
     inner: Option<usize>,
+}
+
+fn elsewhere() -> io::Error {
+    io::Error::other("this thread is in another network namespace than the sockets of its rawtcp stack")
 }
 
 /// The network namespace of the calling thread; `None` where that is not shown.
@@ -178,12 +184,23 @@ impl Reservation {
     }
 }
 
+/// Whether the kernel of the calling thread's network namespace forwards packets. What cannot be read is taken for yes.
+fn forwards() -> bool {
+    ["ipv4/ip_forward", "ipv6/conf/all/forwarding"].iter().any(|setting| {
+        match std::fs::read_to_string(format!("/proc/sys/net/{setting}")) {
+            Ok(value) => value.trim() != "0",
+            // Without IPv6.
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    })
+}
+
 /// Where the kernel can be spared what these interfaces receive for us.
 fn ingress(ethernets: &[Arc<Interface>]) -> Option<Arc<IngressDrop>> {
     if ethernets.is_empty() {
         return None;
     }
-    IngressDrop::new(ethernets.iter().map(|interface| interface.name())).ok().map(Arc::new)
+    IngressDrop::new(ethernets.iter().map(|interface| (interface.index(), interface.name()))).ok().map(Arc::new)
 }
 
 /// Errors that mean "this host has no IPv6", not "something is wrong".
@@ -221,6 +238,7 @@ impl Devices {
             network: None,
             ethernets: Vec::new(),
             ingress: None,
+            forwards: false,
             inner: None,
         }
     }
@@ -244,6 +262,7 @@ impl Devices {
             network: Some(network),
             ethernets: Vec::new(),
             ingress: None,
+            forwards: false,
             inner: Some(1),
         })
     }
@@ -299,6 +318,7 @@ impl Devices {
             cookie,
             network,
             ingress: ingress(ethernets),
+            forwards: !ethernets.is_empty() && forwards(),
             ethernets: by_interface,
             inner: None,
         })
@@ -312,6 +332,11 @@ impl Devices {
     /// Where the kernel can be spared what comes to ports of ours.
     pub(crate) fn ingress(&self) -> Option<&Arc<IngressDrop>> {
         self.ingress.as_ref()
+    }
+
+    /// Whether the kernel forwards packets, too.
+    pub(crate) fn forwards(&self) -> bool {
+        self.forwards
     }
 
     /// The kernel shall see everything.
@@ -374,7 +399,7 @@ impl Devices {
         if self.is_here() {
             return Ok(());
         }
-        Err(io::Error::other("this thread is in another network namespace than the sockets of its rawtcp stack"))
+        Err(elsewhere())
     }
 
     /// Whether the calling thread is in the raw sockets' network namespace, as far as can be known.
@@ -486,10 +511,16 @@ impl Devices {
         match &self.addresses {
             Addresses::Kernel => {
                 let device = device.map(str::to_owned);
-                let guard = Guard::bind(&GuardRequest { addr, v6only, device })?;
-                // Cheaper than to ask where this thread is.
-                if guard.namespace().is_none() || guard.namespace() != self.cookie {
-                    self.check_namespace()?;
+                let guard = match Guard::bind(&GuardRequest { addr, v6only, device }) {
+                    Ok(guard) => guard,
+                    // Where this thread is explains it better.
+                    Err(error) => return self.check_namespace().and(Err(error)),
+                };
+                // The cookies are cheaper than to look where this thread is.
+                match (guard.namespace(), self.cookie) {
+                    (Some(here), Some(there)) if here == there => {}
+                    (Some(_), Some(_)) => return Err(elsewhere()),
+                    _ => self.check_namespace()?,
                 }
                 Ok(Reservation::Kernel(guard))
             }

@@ -76,6 +76,10 @@ pub(crate) fn bury(engine: Engine, politely_waited: bool, broken: bool) {
     }
     host.devices.all().iter().for_each(|open| open.io.release());
     // A segment that comes now finds nobody: the kernel says so.
+    if let Some(ingress) = host.devices.ingress() {
+        // At once instead of port by port.
+        ingress.end();
+    }
     host.ports.abandon();
     host.bury();
     drop(host.take_scheduled(usize::MAX));

@@ -503,8 +503,11 @@ impl Inner {
         ports.sort_unstable();
         let mut filter: PortSet = ports.into_iter().collect();
         if self.on_port.len() > MAX_EXACT {
-            let within = ROUGH_BLOCK - 1;
-            self.clients.values().flatten().for_each(|port| filter.insert_range(port & !within..=port | within));
+            self.clients.values().flatten().for_each(|&port| {
+                // Below, servers of other programs would be in it.
+                let within = if port < OWN_RANGE.start { 0xff } else { ROUGH_BLOCK - 1 };
+                filter.insert_range(port & !within..=port | within);
+            });
             filter = filter.coarsened(ROUGH_RANGES);
         }
         // Until it is known to be so everywhere, every new port is reason to try again.

@@ -121,6 +121,7 @@ impl Attributes<'_> {
         self.0.extend([0; 2]);
         self.0.extend((kind | NLA_F_NESTED).to_ne_bytes());
         inside(&mut Attributes(self.0));
+        debug_assert!(self.0.len() - begin <= usize::from(u16::MAX), "an attribute's length has 16 bits");
         let length = (self.0.len() - begin) as u16;
         self.0[begin..begin + 2].copy_from_slice(&length.to_ne_bytes());
     }
@@ -151,6 +152,7 @@ const NF_DROP: u32 = 0;
 /// What is known of a packet beside its bytes (`NFT_META_…`).
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Meta {
+    InputIndex = 4,
     TransportProtocol = 16,
     PacketType = 19,
 }
@@ -175,6 +177,19 @@ impl Attributes<'_> {
 
     pub(super) fn if_payload(&mut self, base: Base, offset: u32, equals: &[u8]) {
         self.load(0, base, offset, equals.len() as u32);
+        self.compare(equals);
+    }
+
+    /// Compares only the bits of the mask.
+    pub(super) fn if_masked_payload(&mut self, base: Base, offset: u32, mask: &[u8], equals: &[u8]) {
+        self.load(0, base, offset, mask.len() as u32);
+        self.expression("bitwise", |bitwise| {
+            bitwise.number(1, FIRST_REGISTER);
+            bitwise.number(2, FIRST_REGISTER);
+            bitwise.number(3, mask.len() as u32);
+            bitwise.value(4, mask);
+            bitwise.value(5, &vec![0; mask.len()]);
+        });
         self.compare(equals);
     }
 

@@ -3,7 +3,7 @@
 use super::{Guarded, Ports};
 use crate::device::Devices;
 use crate::sync::Arc;
-use rawtcp_io::ingress::IngressDrop;
+use rawtcp_io::ingress::{IngressDrop, MAX_ADDED};
 use std::net::{IpAddr, SocketAddr};
 
 /// What comes to these addresses is dropped behind our sockets, until this goes.
@@ -15,9 +15,7 @@ pub(super) struct Spared {
 
 impl Drop for Spared {
     fn drop(&mut self) {
-        if let Err(error) = self.ingress.remove(&self.local) {
-            tracing::warn!(%error, local = ?self.local, table = self.ingress.table(), "the kernel may not see a port again");
-        }
+        self.ingress.remove(&self.local);
     }
 }
 
@@ -37,7 +35,9 @@ impl Ports {
     pub(crate) fn renew_spared(&self, devices: &Devices) {
         let mut inner = self.lock();
         for (&at, guarded) in &mut inner.guards {
-            if guarded.spared.take().is_some() {
+            // Of all that changes routes, hardly anything changes these.
+            if guarded.spared.as_ref().is_some_and(|spared| spared.local != guarded.addresses(devices, at)) {
+                guarded.spared = None;
                 guarded.spare_kernel(devices, at);
             }
         }
@@ -46,16 +46,15 @@ impl Ports {
 
 impl Guarded {
     fn spare_kernel(&mut self, devices: &Devices, at: SocketAddr) {
-        let (Some(ingress), Some(hosts)) = (devices.ingress(), devices.local()) else { return };
-        if !self.reservation.is_wasted_on_kernel() {
+        let Some(ingress) = devices.ingress() else { return };
+        // Where the host forwards it may translate addresses, and take the same port for a connection of another host.
+        if !self.reservation.is_wasted_on_kernel() || self.client && devices.forwards() {
             return;
         }
-        let local: Vec<SocketAddr> = hosts
-            .hosts()
-            .iter()
-            .filter(|&&ip| covers(at.ip(), self.v6only, ip))
-            .map(|&ip| (ip, at.port()).into())
-            .collect();
+        let local = self.addresses(devices, at);
+        if local.len() > MAX_ADDED {
+            return;
+        }
         match ingress.add(&local) {
             Ok(()) => {
                 tracing::debug!(?local, table = ingress.table(), "the kernel is spared what comes to a busy port");
@@ -64,6 +63,13 @@ impl Guarded {
             // Not permitted, or not known to this kernel. Guards do without.
             Err(error) => tracing::debug!(%error, "the kernel drops what comes to a busy port at the guard"),
         }
+    }
+
+    /// What the guard covers of this host's addresses.
+    fn addresses(&self, devices: &Devices, at: SocketAddr) -> Vec<SocketAddr> {
+        let Some(local) = devices.local() else { return Vec::new() };
+        let covered = local.hosts().iter().filter(|&&ip| covers(at.ip(), self.v6only, ip));
+        covered.map(|&ip| (ip, at.port()).into()).collect()
     }
 }
 
