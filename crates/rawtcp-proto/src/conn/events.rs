@@ -19,14 +19,14 @@ impl Events {
     pub const WRITE_CLOSED: Events = Events(1 << 4);
     /// The connection ended with an error, or a soft error was noted.
     pub const ERROR: Events = Events(1 << 5);
-    /// Entered TIME-WAIT: [`Connection::time_wait`] is the record that takes the connection's place.
+    /// Entered TIME-WAIT: [`Connection::time_wait`](super::Connection::time_wait) is the record that takes the connection's place.
     pub const TIME_WAIT: Events = Events(1 << 6);
     /// Closed: nothing more arrives or leaves after `poll_transmit` is drained.
     pub const CLOSED: Events = Events(1 << 7);
     /// The state changed (for tracing).
     pub const STATE: Events = Events(1 << 8);
     /// The peer has announced urgent data, or more of it (RFC 9293 §3.8.5 [MUST-32]):
-    /// [`Connection::urgent_ahead`] says how much there is to be read up to its end.
+    /// [`Connection::urgent_ahead`](super::Connection::urgent_ahead) says how much there is to be read up to its end.
     pub const URGENT: Events = Events(1 << 9);
 
     /// Whether all of `other`'s bits are set.
