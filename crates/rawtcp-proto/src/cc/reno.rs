@@ -99,9 +99,12 @@ impl CongestionControl for Reno {
         }
         if acked > 0 {
             // RFC 5681 §3.1: one SMSS when a whole window was acknowledged [recommended way].
+            // Only whole segments leave: the half one that a reduction may have left is no part of a round trip, and
+            // of a window of three it would be a sixth.
+            let window = (self.cwnd - self.cwnd % self.mss).max(self.mss);
             self.counted = self.counted.saturating_add(acked);
-            if self.counted >= self.cwnd {
-                self.counted = (self.counted - self.cwnd).min(self.cwnd);
+            if self.counted >= window {
+                self.counted = (self.counted - window).min(window);
                 self.grow(self.mss);
             }
         }

@@ -52,6 +52,18 @@ fn avoidance_adds_one_segment_per_window_however_it_is_cut() {
 }
 
 #[test]
+fn a_window_of_three_and_a_half_segments_is_a_round_trip_of_three() {
+    let mut reno = after_loss(7_000);
+    assert_eq!(reno.cwnd(), 3_500);
+    reno.on_ack(&ack(2_000));
+    assert_eq!(reno.cwnd(), 3_500);
+    reno.on_ack(&ack(1_000));
+    assert_eq!(reno.cwnd(), 4_500);
+    reno.on_ack(&ack(4_000));
+    assert_eq!(reno.cwnd(), 5_500);
+}
+
+#[test]
 fn nothing_grows_in_recovery_nor_while_the_application_is_the_limit() {
     let mut reno = Reno::new(MSS as u32, 10);
     reno.on_ack(&AckSample { in_recovery: true, ..ack(5_000) });
