@@ -4,7 +4,7 @@
 pub(crate) mod frames;
 pub(crate) mod tun;
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -14,6 +14,9 @@ use crate::{RX_SLOT_SIZE, RxBatch, RxMeta, TxPacket};
 
 /// Packets moved by one system call. The message headers are on the stack, about 200 bytes a packet.
 pub(crate) const BATCH: usize = 32;
+
+/// I/O vectors that the kernel takes for one message at most (`UIO_MAXIOV`).
+pub(crate) const MAX_VECTORS: usize = 1024;
 
 /// From `<linux/in.h>` and `<linux/in6.h>`: use the device's MTU, never a path MTU learned from ICMP.
 pub(crate) const PMTUDISC_INTERFACE: libc::c_int = 4;
@@ -329,8 +332,13 @@ impl Name {
 pub(crate) fn send(fd: BorrowedFd<'_>, packets: &[TxPacket<'_>]) -> (usize, Option<io::Error>) {
     let mut done = 0;
     while done < packets.len() {
-        let chunk = &packets[done..packets.len().min(done + BATCH)];
-        match send_chunk(fd, chunk) {
+        let next = &packets[done..packets.len().min(done + BATCH)];
+        let outcome = match next.iter().position(|packet| packet.slices.len() > MAX_VECTORS) {
+            Some(0) => with_few_slices(&next[0], |packet| send_chunk(fd, &[packet])),
+            Some(several) => send_chunk(fd, &next[..several]),
+            None => send_chunk(fd, next),
+        };
+        match outcome {
             // Fewer than asked: the next call tells the error of the packet it stopped at.
             Ok(sent) => done += sent,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -341,6 +349,13 @@ pub(crate) fn send(fd: BorrowedFd<'_>, packets: &[TxPacket<'_>]) -> (usize, Opti
 }
 
 fn send_chunk(fd: BorrowedFd<'_>, chunk: &[TxPacket<'_>]) -> io::Result<usize> {
+/// Copies a packet of more slices than the kernel takes: its headers, and all behind them in one piece.
+fn with_few_slices<R>(packet: &TxPacket<'_>, send: impl FnOnce(TxPacket<'_>) -> R) -> R {
+    let [headers, payload @ ..] = packet.slices else { return send(*packet) };
+    let payload: Vec<u8> = payload.iter().flat_map(|slice| slice.iter().copied()).collect();
+    send(TxPacket { slices: &[*headers, IoSlice::new(&payload)], ..*packet })
+}
+
     let mut names = [const { MaybeUninit::<Name>::uninit() }; BATCH];
     let mut messages = [const { MaybeUninit::<libc::mmsghdr>::zeroed() }; BATCH];
     for ((packet, name), message) in chunk.iter().zip(&mut names).zip(&mut messages) {

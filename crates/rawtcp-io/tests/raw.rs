@@ -298,6 +298,45 @@ fn the_largest_packets_pass_lo_whole_and_larger_ones_are_too_big() {
     });
 }
 
+/// The kernel takes 1,024 pieces at most.
+#[test]
+fn packets_in_thousands_of_pieces_leave_between_others() {
+    isolated("packets_in_thousands_of_pieces_leave_between_others", || {
+        let device = RawIpV4::open(&RawConfig::default()).unwrap();
+        device.set_ports(&ports(&[77])).unwrap();
+        let localhost = Ipv4Addr::LOCALHOST;
+        let packets: Vec<Vec<u8>> = [1, 2, 3, 4]
+            .map(|from| {
+                segment((localhost, from).into(), (localhost, 77).into(), RST, if from % 2 == 0 { 9000 } else { 50 })
+            })
+            .to_vec();
+        let pieces: Vec<Vec<IoSlice<'_>>> = packets
+            .iter()
+            .map(|packet| {
+                let (headers, payload) = packet.split_at(40);
+                [headers].into_iter().chain(payload.chunks(1)).map(IoSlice::new).collect()
+            })
+            .collect();
+        let all: Vec<TxPacket<'_>> = pieces
+            .iter()
+            .map(|slices| TxPacket {
+                dst: localhost.into(),
+                scope: 0,
+                link: None,
+                slices,
+                segment_size: 0,
+                checksum: TxChecksum::Complete,
+            })
+            .collect();
+        let (sent, error) = device.send(&all);
+        assert_eq!((sent, error.map(|error| error.to_string())), (4, None));
+        let received = receive(&device, 4, LONG);
+        let behind_ip = |packet: &[u8]| packet[20..].to_vec();
+        let received: Vec<_> = received.iter().map(|(_, data)| behind_ip(data)).collect();
+        assert_eq!(received, packets.iter().map(|packet| behind_ip(packet)).collect::<Vec<_>>());
+    });
+}
+
 #[test]
 fn a_batch_goes_out_in_order_up_to_the_packet_that_fails() {
     isolated("a_batch_goes_out_in_order_up_to_the_packet_that_fails", || {

@@ -5,7 +5,7 @@ use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use super::{BATCH, ReceiveOutcome, receive_messages};
+use super::{BATCH, MAX_VECTORS, ReceiveOutcome, receive_messages, with_few_slices};
 use crate::{RX_SLOT_SIZE, RxBatch, RxMeta, TxPacket};
 
 /// I/O vectors of one `sendmmsg`, kept on the stack: a 64 KiB packet in 16 KiB pieces needs six.
@@ -82,7 +82,12 @@ pub(crate) fn send<const P: usize>(
 ) -> (usize, Option<io::Error>) {
     let mut done = 0;
     while done < packets.len() {
-        match send_some(fd, &packets[done..], &mut prefix) {
+        let next = &packets[done..];
+        let outcome = match next[0].slices.len() < MAX_VECTORS {
+            true => send_some(fd, next, &mut prefix),
+            false => with_few_slices(&next[0], |packet| send_some(fd, &[packet], &mut prefix)),
+        };
+        match outcome {
             // Fewer than asked: the next call tells the error of the packet it stopped at.
             Ok(sent) => done += sent,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -138,4 +143,46 @@ fn send_some<const P: usize>(
     let result =
         unsafe { libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr().cast(), count as libc::c_uint, SEND as _) };
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TxChecksum;
+    use std::io::IoSlice;
+    use std::net::Ipv4Addr;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixDatagram;
+
+    /// A pair of sockets that keeps messages apart, as AF_PACKET does. The kernel takes 1,024 pieces at most.
+    #[test]
+    fn packets_in_thousands_of_pieces_leave_between_others() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let bytes: Vec<u8> = (0..60_000_u32).map(|i| i.to_le_bytes()[0]).collect();
+        let headers = [7; 54];
+        let counts = [0, 3, MAX_VECTORS - 3, MAX_VECTORS - 2, MAX_VECTORS - 1, 5, bytes.len()];
+        let pieces = counts.map(|count| {
+            [&headers[..]].into_iter().chain(bytes[..count].chunks(1)).map(IoSlice::new).collect::<Vec<_>>()
+        });
+        let packets = pieces.each_ref().map(|slices| TxPacket {
+            dst: Ipv4Addr::LOCALHOST.into(),
+            scope: 0,
+            link: None,
+            slices,
+            segment_size: 1448,
+            checksum: TxChecksum::Partial { start: 34, offset: 16 },
+        });
+        let (sent, error) = send(ours.as_fd(), &packets, |packet| packet.slices[0].len().to_le_bytes());
+        assert_eq!((sent, error.map(|error| error.to_string())), (counts.len(), None));
+        for count in counts {
+            let mut got = vec![0; 1 << 17];
+            let length = theirs.recv(&mut got).unwrap();
+            assert_eq!(
+                got[..length],
+                [&headers.len().to_le_bytes(), &headers[..], &bytes[..count]].concat(),
+                "{count}"
+            );
+        }
+    }
 }
