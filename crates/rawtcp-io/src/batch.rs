@@ -1,10 +1,11 @@
 //! A reusable batch of received packets.
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::RxMeta;
+use crate::{RxMeta, sys};
 
 /// Bytes of a receive slot: the largest IP packet, and the largest that a kernel peer on this machine sends merged.
 pub const RX_SLOT_SIZE: usize = 65_536;
@@ -16,6 +17,31 @@ pub const OWNED_MIN: usize = RX_SLOT_SIZE / 4;
 
 /// Handed-on buffers which are looked at for reuse.
 const POOL: usize = 64;
+
+/// Packets asked for at once while they are large: what one turn brings is read while it is in the cache.
+const LARGE_BATCH: usize = 8;
+
+/// How many packets a device is to ask the kernel for: fewer while they are large.
+#[derive(Debug)]
+pub(crate) struct Portion(AtomicUsize);
+
+impl Portion {
+    pub(crate) fn new() -> Self {
+        Self(AtomicUsize::new(LARGE_BATCH))
+    }
+
+    pub(crate) fn most(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Learns from a batch how large they are.
+    pub(crate) fn learn(&self, batch: &RxBatch) {
+        let bytes: usize = batch.iter().map(|(_, packet)| packet.len()).sum();
+        if let Some(average) = bytes.checked_div(batch.len()) {
+            self.0.store(if average >= OWNED_MIN { LARGE_BATCH } else { sys::BATCH }, Ordering::Relaxed);
+        }
+    }
+}
 
 /// Packets of one `recv`, in slots which are used again and again.
 ///

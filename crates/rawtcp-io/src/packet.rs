@@ -15,17 +15,17 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use socket2::{Domain, Socket, Type};
 
+use crate::batch::Portion;
 use crate::filter::{self, Start};
 use crate::network::{Interface, Mac};
 use crate::raw_ip::{classify, enlarge_receive_buffer};
 use crate::sys::{self, frames};
 use crate::{
-    Capabilities, Drained, OWNED_MIN, PacketIo, PortSet, ReadySource, RxBatch, RxMeta, SendError, TxPacket, privileges,
-    vnet,
+    Capabilities, Drained, PacketIo, PortSet, ReadySource, RxBatch, RxMeta, SendError, TxPacket, privileges, vnet,
 };
 
 /// The length of an Ethernet header.
@@ -38,9 +38,6 @@ const FANOUT_ROUND_ROBIN: libc::c_int = 1;
 const FANOUT_FLAG_UNIQUE_ID: libc::c_int = 0x2000;
 const FANOUT_FLAG_IGNORE_OUTGOING: libc::c_int = 0x4000;
 const FANOUT_FLAG_DEFRAG: libc::c_int = 0x8000;
-
-/// Frames asked for at once while they are large: what one call brings is read while it is in the cache.
-const LARGE_BATCH: usize = 8;
 
 /// How to open an AF_PACKET device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +66,7 @@ pub struct PacketDevice {
     truncated: AtomicU64,
     drops: AtomicU64,
     /// Frames to ask for at once.
-    batch: AtomicUsize,
+    portion: Portion,
 }
 
 impl PacketDevice {
@@ -97,7 +94,7 @@ impl PacketDevice {
             recv_buffer,
             truncated: AtomicU64::new(0),
             drops: AtomicU64::new(0),
-            batch: AtomicUsize::new(LARGE_BATCH),
+            portion: Portion::new(),
         })
     }
 
@@ -150,16 +147,13 @@ impl PacketIo for PacketDevice {
     fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
         batch.clear();
         let ifindex = self.interface.index();
-        let most = self.batch.load(Ordering::Relaxed);
+        let most = self.portion.most();
         let outcome = frames::receive(self.fd(), batch, most, |prefix: &[u8; PREFIX]| {
             let (offload, _) = prefix.split_first_chunk::<{ vnet::LENGTH }>()?;
             let (checksum, segment_size) = vnet::parse(offload);
             Some(RxMeta { checksum, segment_size, ifindex, ..RxMeta::IP })
         })?;
-        let bytes: usize = batch.iter().map(|(_, packet)| packet.len()).sum();
-        if let Some(average) = bytes.checked_div(outcome.received) {
-            self.batch.store(if average >= OWNED_MIN { LARGE_BATCH } else { sys::BATCH }, Ordering::Relaxed);
-        }
+        self.portion.learn(batch);
         if outcome.truncated > 0 {
             self.truncated.fetch_add(outcome.truncated as u64, Ordering::Relaxed);
         }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::batch::Portion;
 use crate::filter::{self, Op, Start};
 use crate::sys::{self, Control};
 use crate::{
@@ -47,6 +48,7 @@ pub(crate) struct RawSocket {
     recv_buffer: usize,
     except: Vec<u32>,
     truncated: AtomicU64,
+    portion: Portion,
 }
 
 impl RawSocket {
@@ -72,7 +74,13 @@ impl RawSocket {
             }
         }
         let recv_buffer = enlarge_receive_buffer(&socket, config.recv_buffer)?;
-        let raw = Self { socket, recv_buffer, except: config.except.clone(), truncated: AtomicU64::new(0) };
+        let raw = Self {
+            socket,
+            recv_buffer,
+            except: config.except.clone(),
+            truncated: AtomicU64::new(0),
+            portion: Portion::new(),
+        };
         raw.drain()?;
         Ok(raw)
     }
@@ -80,7 +88,7 @@ impl RawSocket {
     fn drain(&self) -> io::Result<()> {
         let mut batch = RxBatch::new(sys::BATCH);
         loop {
-            let outcome = sys::receive(self.fd(), &mut batch, |_| None)?;
+            let outcome = sys::receive(self.fd(), &mut batch, sys::BATCH, |_| None)?;
             if outcome.received < outcome.asked {
                 return Ok(());
             }
@@ -105,7 +113,8 @@ impl RawSocket {
         meta: impl FnMut(&Control) -> Option<RxMeta>,
     ) -> io::Result<Drained> {
         batch.clear();
-        let outcome = sys::receive(self.fd(), batch, meta)?;
+        let outcome = sys::receive(self.fd(), batch, self.portion.most(), meta)?;
+        self.portion.learn(batch);
         if outcome.truncated > 0 {
             self.truncated.fetch_add(outcome.truncated as u64, Ordering::Relaxed);
         }

@@ -188,13 +188,14 @@ unsafe fn receive_messages(fd: BorrowedFd<'_>, messages: &mut [libc::mmsghdr]) -
     }
 }
 
-/// Receives up to [`BATCH`] packets into a cleared batch; `meta` may refuse a packet. Never blocks.
+/// Receives up to `most` packets into a cleared batch; `meta` may refuse a packet. Never blocks.
 pub(crate) fn receive(
     fd: BorrowedFd<'_>,
     batch: &mut RxBatch,
+    most: usize,
     mut meta: impl FnMut(&Control) -> Option<RxMeta>,
 ) -> io::Result<ReceiveOutcome> {
-    let asked = batch.capacity().min(BATCH);
+    let asked = batch.capacity().min(BATCH).min(most);
     let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
     let mut names = [const { MaybeUninit::<libc::sockaddr_in6>::zeroed() }; BATCH];
     let mut controls = [ControlBuffer([MaybeUninit::uninit(); 128]); BATCH];
@@ -348,7 +349,6 @@ pub(crate) fn send(fd: BorrowedFd<'_>, packets: &[TxPacket<'_>]) -> (usize, Opti
     (done, None)
 }
 
-fn send_chunk(fd: BorrowedFd<'_>, chunk: &[TxPacket<'_>]) -> io::Result<usize> {
 /// Copies a packet of more slices than the kernel takes: its headers, and all behind them in one piece.
 fn with_few_slices<R>(packet: &TxPacket<'_>, send: impl FnOnce(TxPacket<'_>) -> R) -> R {
     let [headers, payload @ ..] = packet.slices else { return send(*packet) };
@@ -356,6 +356,7 @@ fn with_few_slices<R>(packet: &TxPacket<'_>, send: impl FnOnce(TxPacket<'_>) -> 
     send(TxPacket { slices: &[*headers, IoSlice::new(&payload)], ..*packet })
 }
 
+fn send_chunk(fd: BorrowedFd<'_>, chunk: &[TxPacket<'_>]) -> io::Result<usize> {
     let mut names = [const { MaybeUninit::<Name>::uninit() }; BATCH];
     let mut messages = [const { MaybeUninit::<libc::mmsghdr>::zeroed() }; BATCH];
     for ((packet, name), message) in chunk.iter().zip(&mut names).zip(&mut messages) {

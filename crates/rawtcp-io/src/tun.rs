@@ -15,18 +15,17 @@ use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::batch::Portion;
 use crate::network::rtnl::{Link, Rtnl};
 use crate::network::{Interface, Network};
 use crate::raw_ip::classify;
-use crate::sys::{self, tun};
-use crate::{
-    Capabilities, Drained, OWNED_MIN, PacketIo, PortSet, ReadySource, RxBatch, RxMeta, SendError, TxPacket, vnet,
-};
+use crate::sys::{MAX_VECTORS, tun};
+use crate::{Capabilities, Drained, PacketIo, PortSet, ReadySource, RxBatch, RxMeta, SendError, TxPacket, vnet};
 
 /// Where the kernel hands out TUN interfaces.
 const DEVICE: &str = "/dev/net/tun";
@@ -38,13 +37,8 @@ const NAME: &str = "rawtcp%d";
 /// socket holds. The kernel's 500 are little more than a window.
 const QUEUE: u32 = 4096;
 
-/// Packets asked for at once while they are large: what one turn brings is read while it is in the cache.
-const LARGE_BATCH: usize = 8;
-
 /// I/O vectors of one packet, kept on the stack: a 64 KiB packet in 16 KiB pieces needs six.
 const VECTORS: usize = 64;
-/// So many the kernel takes at most (`UIO_MAXIOV`).
-const MAX_VECTORS: usize = 1024;
 
 /// How to open a TUN device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,7 +64,7 @@ pub struct TunDevice {
     dropped: u64,
     gone: AtomicBool,
     /// Packets to ask for at once.
-    batch: AtomicUsize,
+    portion: Portion,
 }
 
 impl TunDevice {
@@ -117,7 +111,7 @@ impl TunDevice {
             recv_queue: queue_bytes(&link),
             truncated: AtomicU64::new(0),
             gone: AtomicBool::new(false),
-            batch: AtomicUsize::new(LARGE_BATCH),
+            portion: Portion::new(),
         })
     }
 
@@ -287,7 +281,7 @@ impl PacketIo for TunDevice {
     fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
         batch.clear();
         let ifindex = self.interface.index();
-        let most = self.batch.load(Ordering::Relaxed);
+        let most = self.portion.most();
         let meta = |header: &[u8; vnet::LENGTH]| {
             let (checksum, segment_size) = vnet::parse(header);
             RxMeta { checksum, segment_size, ifindex, ..RxMeta::IP }
@@ -299,10 +293,7 @@ impl PacketIo for TunDevice {
             }
             outcome => outcome?,
         };
-        let bytes: usize = batch.iter().map(|(_, packet)| packet.len()).sum();
-        if let Some(average) = bytes.checked_div(batch.len()) {
-            self.batch.store(if average >= OWNED_MIN { LARGE_BATCH } else { sys::BATCH }, Ordering::Relaxed);
-        }
+        self.portion.learn(batch);
         if outcome.truncated > 0 {
             self.truncated.fetch_add(outcome.truncated as u64, Ordering::Relaxed);
         }
@@ -406,6 +397,7 @@ mod tests {
     /// A pair of sockets that keeps messages apart, as the device does.
     #[test]
     fn packets_are_read_behind_their_headers_until_there_is_none() {
+        use crate::OWNED_MIN;
         use crate::RxChecksum::{Partial, Unverified, Valid};
         use std::os::unix::net::UnixDatagram;
         let (kernel, ours) = UnixDatagram::pair().unwrap();

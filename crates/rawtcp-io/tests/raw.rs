@@ -383,6 +383,31 @@ fn losses_of_a_full_queue_are_counted_exactly() {
     });
 }
 
+/// What one receive brings is acknowledged as a whole, and invites the sender to send as much at once.
+#[test]
+fn large_packets_come_a_few_at_a_time() {
+    isolated("large_packets_come_a_few_at_a_time", || {
+        let device = RawIpV4::open(&RawConfig::default()).unwrap();
+        device.set_ports(&ports(&[77])).unwrap();
+        let localhost = Ipv4Addr::LOCALHOST;
+        let mut batch = RxBatch::new(64);
+        let mut receives = |length: usize, packets: usize| -> Vec<usize> {
+            let packet = segment((localhost, 1).into(), (localhost, 77).into(), RST, length);
+            for _ in 0..packets {
+                assert!(matches!(send(&device, localhost.into(), &packet), (1, None)));
+            }
+            std::iter::from_fn(|| {
+                device.recv(&mut batch).unwrap();
+                Some(batch.len()).filter(|&len| len > 0)
+            })
+            .collect()
+        };
+        assert_eq!(receives(65_000, 20), [8, 8, 4]);
+        assert_eq!(receives(100, 40), [8, 32]);
+        assert_eq!(receives(65_000, 40), [32, 8]);
+    });
+}
+
 #[test]
 fn broadcast_is_told_apart_and_not_sent() {
     isolated("broadcast_is_told_apart_and_not_sent", || {
