@@ -449,8 +449,24 @@ impl Devices {
     }
 
     /// Whether a reservation that was made without a stack is good here.
-    pub(crate) fn takes(&self, reservation: &Reservation) -> bool {
-        matches!((&self.addresses, reservation), (Addresses::Kernel, Reservation::Kernel(_)))
+    ///
+    /// # Errors
+    /// It was made in another network namespace, of which these devices see nothing.
+    pub(crate) fn takes(&self, reservation: &Reservation) -> io::Result<bool> {
+        match (&self.addresses, reservation) {
+            (Addresses::Kernel, Reservation::Kernel(guard)) => self.check_guard(guard).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    /// Refuses a guard of another network namespace.
+    fn check_guard(&self, guard: &Guard) -> io::Result<()> {
+        // The cookies are cheaper than to look where this thread is.
+        match (guard.namespace(), self.cookie) {
+            (Some(here), Some(there)) if here == there => Ok(()),
+            (Some(_), Some(_)) => Err(elsewhere()),
+            _ => self.check_namespace(),
+        }
     }
 
     /// Whether each guard costs a descriptor.
@@ -516,12 +532,7 @@ impl Devices {
                     // Where this thread is explains it better.
                     Err(error) => return self.check_namespace().and(Err(error)),
                 };
-                // The cookies are cheaper than to look where this thread is.
-                match (guard.namespace(), self.cookie) {
-                    (Some(here), Some(there)) if here == there => {}
-                    (Some(_), Some(_)) => return Err(elsewhere()),
-                    _ => self.check_namespace()?,
-                }
+                self.check_guard(&guard)?;
                 Ok(Reservation::Kernel(guard))
             }
             Addresses::Switch(device) => Ok(Reservation::Switch(device.reserve(canonical(addr), v6only)?)),

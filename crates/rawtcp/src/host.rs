@@ -74,7 +74,7 @@ impl Hold {
     /// Takes over what was reserved without a stack.
     pub(crate) fn adopt(host: &Arc<Host>, request: &Bind, reservation: Reservation) -> io::Result<Self> {
         host.check_open()?;
-        if !host.devices.takes(&reservation) {
+        if !host.devices.takes(&reservation)? {
             drop(reservation);
             return host.bind(request);
         }
