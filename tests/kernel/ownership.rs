@@ -21,6 +21,8 @@ tests!(
     ports_are_free_after_sigkill,
     the_host_is_left_as_it_was,
     a_forged_fragmentation_needed_leaves_the_host_alone,
+    a_foreign_address_beside_our_wildcard_is_refused,
+    a_socket_bound_in_another_namespace_is_refused,
 );
 
 const PORT: u16 = 4500;
@@ -282,4 +284,65 @@ fn forge(from: Ipv4Addr, to: Ipv4Addr, port: u16) -> std::io::Result<()> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::ICMPV4))?;
     socket.send_to(&message, &addr(to.into(), 0).into())?;
     Ok(())
+}
+
+/// Connections of a former listener on all addresses keep the port, which a socket on one of them may share: but not one
+/// on an address that the host does not have.
+fn a_foreign_address_beside_our_wildcard_is_refused() -> Outcome {
+    let pair = Pair::new()?;
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let (done, is_done) = tokio::sync::oneshot::channel::<()>();
+    let ours = pair.server.spawn_tokio(move || async move {
+        let stack = stack()?;
+        let listener = stack.bind(addr(Ipv4Addr::UNSPECIFIED.into(), PORT)).await?;
+        let foreign = addr("192.0.2.1".parse()?, PORT);
+        let kind = |result: std::io::Result<_>| result.err().map(|error: std::io::Error| error.kind());
+        let bind = |at| {
+            let socket = stack.socket_v4();
+            socket.set_reuseaddr(true)?;
+            socket.bind(at)?;
+            socket.listen(16)
+        };
+        // The kernel looks at the address first.
+        assert_eq!(kind(bind(foreign)), Some(std::io::ErrorKind::AddrNotAvailable));
+        assert_eq!(kind(bind(addr(SERVER_V4, PORT))), Some(std::io::ErrorKind::AddrInUse));
+        ready.send(())?;
+        let (stream, _) = soon("accept", listener.accept()).await?;
+        drop(listener);
+        assert_eq!(kind(bind(foreign)), Some(std::io::ErrorKind::AddrNotAvailable));
+        let narrower = bind(addr(SERVER_V4, PORT))?;
+        drop((stream, narrower));
+        let _ = done.send(());
+        Outcome::Ok(())
+    });
+    is_ready.recv()?;
+    let client = pair.client.spawn_tokio(|| async {
+        let _stream = tokio::net::TcpStream::connect(addr(SERVER_V4, PORT)).await?;
+        // An error says the same: the server has ended.
+        let _ = is_done.await;
+        Outcome::Ok(())
+    });
+    ours.join()?;
+    client.join()
+}
+
+/// A socket that was bound before it had a stack guards the port where it was bound, of which a stack elsewhere sees
+/// nothing.
+fn a_socket_bound_in_another_namespace_is_refused() -> Outcome {
+    let pair = Pair::new()?;
+    let bind = || {
+        let socket = rawtcp::net::TcpSocket::new_v4()?;
+        socket.bind(addr(Ipv4Addr::UNSPECIFIED.into(), PORT))?;
+        std::io::Result::Ok(socket)
+    };
+    let (here, elsewhere) = (pair.server.run(bind)?, pair.client.run(bind)?);
+    pair.server
+        .spawn_tokio(move || async move {
+            let refused = elsewhere.listen(16).err().ok_or("it listens elsewhere than it was bound")?;
+            assert!(refused.to_string().contains("another network namespace"), "{refused}");
+            let listener = here.listen(16)?;
+            assert_eq!(listener.local_addr()?.port(), PORT);
+            Outcome::Ok(())
+        })
+        .join()
 }

@@ -65,6 +65,29 @@ impl Guard {
         Ok(Self { _socket: socket, local, shared, partial: request.device.is_some(), namespace })
     }
 
+    /// Asks the kernel whether a socket may be bound to an address, in the network namespace of the calling thread; no
+    /// port is taken.
+    ///
+    /// # Errors
+    /// What the kernel says: `AddrNotAvailable` if this host does not have it.
+    pub fn check_address(addr: SocketAddr, device: Option<&str>) -> io::Result<()> {
+        if addr.ip().is_unspecified() {
+            return Ok(());
+        }
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        if let Some(device) = device {
+            socket.bind_device(Some(device.as_bytes()))?;
+        }
+        if addr.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        // Otherwise port 0 takes one, of which there may be none.
+        sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1 as libc::c_int)?;
+        let mut addr = addr;
+        addr.set_port(0);
+        socket.bind(&addr.into())
+    }
+
     /// The reserved address, with the port the kernel chose.
     pub fn local_addr(&self) -> SocketAddr {
         self.local

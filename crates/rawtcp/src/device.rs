@@ -551,6 +551,20 @@ impl Devices {
         if ip.is_unspecified() || own.contains(&ip) || inside {
             return Ok(());
         }
+    /// Asks whoever owns the addresses about one that is to share a port which is reserved already, so that nothing has to
+    /// be reserved: a wider guard says nothing of it.
+    pub(crate) fn check_shared_address(&self, request: &Bind) -> io::Result<()> {
+        match &self.addresses {
+            Addresses::Kernel => {
+                let checked = Guard::check_address(request.addr, request.device.as_deref());
+                // Where this thread is explains it better.
+                self.check_namespace().and(checked)
+            }
+            Addresses::Switch(_) => LoopbackDevice::check_address(request.addr),
+            Addresses::Own(_) => Ok(()),
+        }
+    }
+
         Err(error::os(error::EADDRNOTAVAIL))
     }
 

@@ -208,6 +208,10 @@ impl Ports {
             Some(at) => at,
             None => inner.put(devices, request, reservation, false)?,
         };
+        if inner.on_port.contains_key(&addr.port()) {
+            // If nothing has to be reserved, nobody else says that the address is not there.
+            devices.check_shared_address(&request)?;
+        }
         inner.add_user(at);
         Ok(())
     }

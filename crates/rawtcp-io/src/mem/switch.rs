@@ -139,16 +139,26 @@ impl LoopbackDevice {
         }
     }
 
+    /// Whether an address can be bound to.
+    ///
+    /// # Errors
+    /// `AddrNotAvailable` for all but loopback and unspecified addresses.
+    pub fn check_address(addr: SocketAddr) -> io::Result<()> {
+        let ip = addr.ip().to_canonical();
+        if ip.is_loopback() || ip.is_unspecified() {
+            return Ok(());
+        }
+        Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
+    }
+
     /// Reserves a port for this device, as a [`Guard`](crate::Guard) does with the kernel. Port 0: the switch chooses.
     ///
     /// # Errors
     /// `AddrInUse` if the port is reserved on an overlapping address or the ephemeral ports have run out;
     /// `AddrNotAvailable` if the address is neither loopback nor a wildcard.
     pub fn reserve(&self, addr: SocketAddr, v6only: bool) -> io::Result<Reservation> {
+        Self::check_address(addr)?;
         let ip = addr.ip().to_canonical();
-        if !ip.is_loopback() && !ip.is_unspecified() {
-            return Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL));
-        }
         let in_use = || io::Error::from_raw_os_error(libc::EADDRINUSE);
         let mut table = self.switch.lock();
         let port = match addr.port() {
