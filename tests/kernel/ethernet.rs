@@ -3,7 +3,7 @@
 use crate::common::{Outcome, addr, kernel_listener, of_port, receive, send, soon};
 use crate::tests;
 use crate::transfer::exchange;
-use rawtcp::{Device, Stack};
+use rawtcp::{Device, DropReason, Stack};
 use rawtcp_lab::capture::Capture;
 use rawtcp_lab::netns::Namespace;
 use rawtcp_lab::topology::{
@@ -21,6 +21,7 @@ tests!(
     a_neighbour_is_resolved_and_found_again_at_another_address,
     the_way_through_a_router_changes,
     frames_for_others_are_left_alone,
+    connections_that_our_router_translates_are_left_alone,
     fragments_are_put_together,
     a_bridge,
     the_mtu_shrinks_and_grows,
@@ -206,6 +207,47 @@ fn frames_for_others_are_left_alone() -> Outcome {
     }
     over.send(()).map_err(|()| "the router's stack has gone")?;
     router.join()
+}
+
+/// A router with a connection of ours at a client port, which translates a client's connection to its own address and the
+/// same port: it asks no sockets. What the server answers comes by our device before it is translated back.
+fn connections_that_our_router_translates_are_left_alone() -> Outcome {
+    let routed = Routed::new()?;
+    run(&routed.router, "nft add table ip nat")?;
+    run(&routed.router, "nft add chain ip nat post { type nat hook postrouting priority 100 ; }")?;
+    run(&routed.router, "nft add rule ip nat post oifname server masquerade")?;
+    let (listens, server_listens) = mpsc::channel();
+    let server = routed.server.spawn_tokio(move || async move {
+        let own = kernel_listener(addr(ROUTED_SERVER_V4, PORT)).await?;
+        let others = kernel_listener(addr(ROUTED_SERVER_V4, PORT + 1)).await?;
+        listens.send(())?;
+        let (_routers, router) = soon("the router's connection", own.accept()).await?;
+        let (mut stream, from) = soon("the client's connection", others.accept()).await?;
+        assert_eq!(from, router, "the client's comes from the router's address and port, too");
+        exchange(&mut stream).await
+    });
+    server_listens.recv()?;
+    let (says, port) = mpsc::channel();
+    let (end, ends) = tokio::sync::oneshot::channel::<()>();
+    let router = routed.router.spawn_tokio(move || async move {
+        let stack = packet(Some("server"))?;
+        let stream = soon("connect", stack.connect(addr(ROUTED_SERVER_V4, PORT))).await?;
+        says.send(stream.local_addr()?.port())?;
+        // An error says the same: the test has ended.
+        let _ = ends.await;
+        Ok::<_, Box<dyn Error + Send + Sync>>(stack.stats().drops(DropReason::SharedPort))
+    });
+    let port = port.recv()?;
+    let client = routed.client.spawn_tokio(move || async move {
+        let socket = tokio::net::TcpSocket::new_v4()?;
+        socket.bind(addr(CLIENT_V4, port))?;
+        exchange(&mut soon("connect", socket.connect(addr(ROUTED_SERVER_V4, PORT + 1))).await?).await
+    });
+    client.join()?;
+    server.join()?;
+    drop(end);
+    assert!(router.join()? > 0, "the server's segments came by our device");
+    Ok(())
 }
 
 /// A kernel sender that allows fragmentation, and a router with a small MTU on our side.

@@ -27,7 +27,8 @@ pub enum DropReason {
     PortZero,
     /// The local address and port are not this stack's.
     NotOurs,
-    /// No connection fits and the port is shared with the kernel: silence rather than a reset.
+    /// No connection fits and the port is shared with the kernel, for itself or for another host whose addresses it
+    /// translates: silence rather than a reset.
     SharedPort,
     /// No connection fits, and a reset may not be answered (RFC 9293 §3.10.7.1).
     NoConnection,

@@ -245,7 +245,7 @@ impl Engine {
             Disposition::Done | Disposition::Drop(_) => {}
             Disposition::Unclaimed => {
                 drop(shard);
-                return self.on_unclaimed(host, now, tuple, segment);
+                return self.on_unclaimed(host, now, tuple, segment, device);
             }
         }
         self.shards |= 1 << at;
@@ -259,6 +259,7 @@ impl Engine {
         now: Instant,
         tuple: &FourTuple,
         segment: &Segment<'_>,
+        device: usize,
     ) -> Result<(), DropReason> {
         match host.ports.ownership(tuple.local) {
             Ownership::NotOurs if host.devices.own_addresses() => {
@@ -266,6 +267,15 @@ impl Engine {
                 // is for a port that no stack has.
             }
             Ownership::NotOurs => return Err(DropReason::NotOurs),
+            // RFC 9293 §3.10.7.1 wants a reset. But a device that sees frames sees them before the kernel translates
+            // addresses, and that takes ports without asking sockets: it may be another host's connection.
+            Ownership::Ours
+                if host.devices.get(device).sees_others
+                    && host.devices.forwards()
+                    && !host.ports.listens(tuple.local) =>
+            {
+                return Err(DropReason::SharedPort);
+            }
             Ownership::Ours => {}
             // A reset of ours would kill a connection of the kernel's. When in doubt: silence.
             // A reset is never answered, and so not worth the question.

@@ -181,6 +181,12 @@ impl Ports {
 
     /// Reserves an address and port for a socket, which is a user of it from here on; says which port it is.
     pub(crate) fn bind(&self, devices: &Devices, request: &Bind) -> io::Result<SocketAddr> {
+    /// Whether somebody listens on the guard that covers this address and port.
+    pub(crate) fn listens(&self, local: SocketAddr) -> bool {
+        let inner = self.lock();
+        inner.covering(local).and_then(|at| inner.guards.get(&at)).is_some_and(|guarded| guarded.listener)
+    }
+
         // What connections hold of a wider address may be shared, but not by others than its owner.
         devices.check_address(request.addr)?;
         let mut inner = self.lock();
