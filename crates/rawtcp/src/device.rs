@@ -4,7 +4,7 @@
 mod choice;
 
 use crate::error;
-use crate::ports::{Bind, canonical};
+use crate::ports::{Bind, Ingress, canonical};
 use crate::sync::Arc;
 use crate::tx_queue::TxQueue;
 use rawtcp_io::ingress::IngressDrop;
@@ -112,7 +112,7 @@ pub(crate) struct Devices {
     /// The Ethernet devices, by the number of their interface.
     ethernets: Vec<(u32, usize)>,
     /// Where the kernel can be spared what they receive.
-    ingress: Option<Arc<IngressDrop>>,
+    ingress: Option<Arc<dyn Ingress>>,
     /// The kernel forwarded packets when this was opened.
     forwards: bool,
     /// What is for ourselves, where we own addresses that others can reach: the loop that it takes.
@@ -196,11 +196,12 @@ fn forwards() -> bool {
 }
 
 /// Where the kernel can be spared what these interfaces receive for us.
-fn ingress(ethernets: &[Arc<Interface>]) -> Option<Arc<IngressDrop>> {
+fn ingress(ethernets: &[Arc<Interface>]) -> Option<Arc<dyn Ingress>> {
     if ethernets.is_empty() {
         return None;
     }
-    IngressDrop::new(ethernets.iter().map(|interface| (interface.index(), interface.name()))).ok().map(Arc::new)
+    let ingress = IngressDrop::new(ethernets.iter().map(|interface| (interface.index(), interface.name()))).ok()?;
+    Some(Arc::new(ingress))
 }
 
 /// Errors that mean "this host has no IPv6", not "something is wrong".
@@ -241,6 +242,13 @@ impl Devices {
             forwards: false,
             inner: None,
         }
+    }
+
+    /// The kernel's addresses without its devices.
+    #[cfg(test)]
+    pub(crate) fn with_ingress(ingress: Arc<dyn Ingress>) -> Self {
+        let io = Arc::new(mem::pair(MemConfig::default()).0);
+        Devices { ingress: Some(ingress), ..Self::one(io, Addresses::Kernel) }
     }
 
     /// A TUN interface, and a loop for what must not leave by it.
@@ -330,7 +338,7 @@ impl Devices {
     }
 
     /// Where the kernel can be spared what comes to ports of ours.
-    pub(crate) fn ingress(&self) -> Option<&Arc<IngressDrop>> {
+    pub(crate) fn ingress(&self) -> Option<&Arc<dyn Ingress>> {
         self.ingress.as_ref()
     }
 
@@ -543,14 +551,6 @@ impl Devices {
         }
     }
 
-    /// Refuses addresses that are not ours, where we own them; others refuse them by themselves.
-    pub(crate) fn check_address(&self, addr: SocketAddr) -> io::Result<()> {
-        let Addresses::Own(own) = &self.addresses else { return Ok(()) };
-        let ip = addr.ip().to_canonical();
-        let inside = self.inner.is_some() && ip.is_loopback();
-        if ip.is_unspecified() || own.contains(&ip) || inside {
-            return Ok(());
-        }
     /// Asks whoever owns the addresses about one that is to share a port which is reserved already, so that nothing has to
     /// be reserved: a wider guard says nothing of it.
     pub(crate) fn check_shared_address(&self, request: &Bind) -> io::Result<()> {
@@ -565,6 +565,14 @@ impl Devices {
         }
     }
 
+    /// Refuses addresses that are not ours, where we own them; others refuse them by themselves.
+    pub(crate) fn check_address(&self, addr: SocketAddr) -> io::Result<()> {
+        let Addresses::Own(own) = &self.addresses else { return Ok(()) };
+        let ip = addr.ip().to_canonical();
+        let inside = self.inner.is_some() && ip.is_loopback();
+        if ip.is_unspecified() || own.contains(&ip) || inside {
+            return Ok(());
+        }
         Err(error::os(error::EADDRNOTAVAIL))
     }
 

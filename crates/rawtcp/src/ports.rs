@@ -9,12 +9,13 @@ mod spared;
 
 use crate::device::{Devices, Reservation};
 use crate::error;
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use avoided::Avoided;
 use rawtcp_io::PortSet;
 use rawtcp_proto::stack::PortChooser;
 use rawtcp_proto::{FourTuple, Instant};
-use spared::Spared;
+pub(crate) use spared::Ingress;
+use spared::{Sparing, Teller};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -57,9 +58,9 @@ pub(crate) enum Ownership {
 
 #[derive(Debug)]
 struct Guarded {
-    /// Goes before the guard does: what comes to the port is the kernel's again then.
-    spared: Option<Spared>,
-    reservation: Reservation,
+    /// Has the guard live until the kernel knows that what comes to the port is its own again.
+    spared: Option<Sparing>,
+    reservation: Arc<Reservation>,
     /// Listeners, connections and TIME-WAIT records.
     users: usize,
     listener: bool,
@@ -95,6 +96,7 @@ pub(crate) struct Bind {
 #[derive(Debug)]
 pub(crate) struct Ports {
     inner: Mutex<Inner>,
+    teller: Teller,
 }
 
 #[derive(Debug)]
@@ -152,7 +154,7 @@ impl Ports {
             limit: usize::MAX,
             tries: MAX_TRIES,
         };
-        Ports { inner: Mutex::new(inner) }
+        Ports { inner: Mutex::new(inner), teller: Teller::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -179,14 +181,24 @@ impl Ports {
         }
     }
 
-    /// Reserves an address and port for a socket, which is a user of it from here on; says which port it is.
-    pub(crate) fn bind(&self, devices: &Devices, request: &Bind) -> io::Result<SocketAddr> {
     /// Whether somebody listens on the guard that covers this address and port.
     pub(crate) fn listens(&self, local: SocketAddr) -> bool {
         let inner = self.lock();
         inner.covering(local).and_then(|at| inner.guards.get(&at)).is_some_and(|guarded| guarded.listener)
     }
 
+    /// Reserves an address and port for a socket, which is a user of it from here on; says which port it is.
+    pub(crate) fn bind(&self, devices: &Devices, request: &Bind) -> io::Result<SocketAddr> {
+        match self.try_bind(devices, request) {
+            // By a guard that is about to go, and waits for the kernel to be told of it?
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && self.teller.settle() => {
+                self.try_bind(devices, request)
+            }
+            result => result,
+        }
+    }
+
+    fn try_bind(&self, devices: &Devices, request: &Bind) -> io::Result<SocketAddr> {
         // What connections hold of a wider address may be shared, but not by others than its owner.
         devices.check_address(request.addr)?;
         let mut inner = self.lock();
@@ -196,6 +208,10 @@ impl Ports {
             request.addr.set_port(port);
         }
         let addr = request.addr;
+        if inner.on_port.contains_key(&addr.port()) {
+            // If nothing has to be reserved, nobody else says that the address is not there.
+            devices.check_shared_address(&request)?;
+        }
         let at = match inner.join(&request)? {
             Some(at) => at,
             None => {
@@ -214,10 +230,6 @@ impl Ports {
             Some(at) => at,
             None => inner.put(devices, request, reservation, false)?,
         };
-        if inner.on_port.contains_key(&addr.port()) {
-            // If nothing has to be reserved, nobody else says that the address is not there.
-            devices.check_shared_address(&request)?;
-        }
         inner.add_user(at);
         Ok(())
     }
@@ -260,7 +272,18 @@ impl Ports {
             }
             inner.release(devices, local)
         };
-        drop(freed);
+        self.give_back(freed);
+    }
+
+    /// Closes sockets, whose ports are anybody's when this returns.
+    fn give_back(&self, freed: impl IntoIterator<Item = Guarded>) {
+        let mut spared = false;
+        for guarded in freed {
+            spared |= guarded.spared.is_some();
+        }
+        if spared {
+            self.teller.settle();
+        }
     }
 
     /// A connection came to a listener's port. `false`: the port is not ours any more, and there is nothing to
@@ -275,7 +298,8 @@ impl Ports {
         at.is_some()
     }
 
-    /// A connection or TIME-WAIT record is gone.
+    /// A connection or TIME-WAIT record is gone. Its port, if it was busy, may be free a little later only: this is the
+    /// driver, which does not wait for the kernel.
     pub(crate) fn release(&self, devices: &Devices, local: SocketAddr) {
         let freed = self.lock().release(devices, local);
         drop(freed);
@@ -360,7 +384,7 @@ impl Ports {
         inner.idle.clear();
         inner.on_port.clear();
         drop(inner);
-        drop(gone);
+        self.give_back(gone.into_values());
     }
 }
 
@@ -487,8 +511,16 @@ impl Inner {
         }
         let at = canonical(with_port(addr, reservation.local_addr().port()));
         let (exclusive, reuseport) = (!reuse.addr, reuse.port);
-        let guarded =
-            Guarded { spared: None, reservation, users: 0, listener: false, client, exclusive, reuseport, v6only };
+        let guarded = Guarded {
+            spared: None,
+            reservation: Arc::new(reservation),
+            users: 0,
+            listener: false,
+            client,
+            exclusive,
+            reuseport,
+            v6only,
+        };
         *self.on_port.entry(at.port()).or_default() += 1;
         let replaced = self.guards.insert(at, guarded);
         debug_assert!(replaced.is_none(), "two guards on {at}");

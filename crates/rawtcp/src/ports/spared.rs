@@ -2,32 +2,66 @@
 
 use super::{Guarded, Ports};
 use crate::device::Devices;
-use crate::sync::Arc;
 use rawtcp_io::ingress::{IngressDrop, MAX_ADDED};
+use std::fmt::Debug;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-/// What comes to these addresses is dropped behind our sockets, until this goes.
-#[derive(Debug)]
-pub(super) struct Spared {
-    ingress: Arc<IngressDrop>,
-    local: Vec<SocketAddr>,
+mod teller;
+
+use teller::Spared;
+pub(super) use teller::Teller;
+
+/// Who drops what comes in behind our sockets.
+pub(crate) trait Ingress: Debug + Send + Sync {
+    /// As [`IngressDrop::add`].
+    fn add(&self, local: &[SocketAddr]) -> io::Result<()>;
+    /// As [`IngressDrop::remove`].
+    fn remove(&self, local: &[SocketAddr]);
+    /// As [`IngressDrop::end`].
+    fn end(&self);
+    /// The name that an administrator sees.
+    fn table(&self) -> &str;
 }
 
-impl Drop for Spared {
+impl Ingress for IngressDrop {
+    fn add(&self, local: &[SocketAddr]) -> io::Result<()> {
+        self.add(local)
+    }
+    fn remove(&self, local: &[SocketAddr]) {
+        self.remove(local);
+    }
+    fn end(&self) {
+        self.end();
+    }
+    fn table(&self) -> &str {
+        self.table()
+    }
+}
+
+/// What comes to these addresses is, or will soon be, dropped behind our sockets, for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Sparing {
+    spared: Arc<Spared>,
+    teller: Teller,
+}
+
+impl Drop for Sparing {
     fn drop(&mut self) {
-        self.ingress.remove(&self.local);
+        self.teller.release(self.spared.clone());
     }
 }
 
 impl Ports {
-    /// Spares the kernel what comes to a busy port, if it lets us.
+    /// Spares the kernel what comes to a busy port, if it lets us. Only has it told.
     pub(crate) fn spare_kernel(&self, devices: &Devices, local: SocketAddr) {
         let mut inner = self.lock();
         let Some(at) = inner.covering(local) else { return };
         if let Some(guarded) = inner.guards.get_mut(&at)
             && guarded.spared.is_none()
         {
-            guarded.spare_kernel(devices, at);
+            guarded.spare_kernel(devices, at, &self.teller);
         }
     }
 
@@ -36,33 +70,28 @@ impl Ports {
         let mut inner = self.lock();
         for (&at, guarded) in &mut inner.guards {
             // Of all that changes routes, hardly anything changes these.
-            if guarded.spared.as_ref().is_some_and(|spared| spared.local != guarded.addresses(devices, at)) {
+            if guarded.spared.as_ref().is_some_and(|old| old.spared.local() != guarded.addresses(devices, at)) {
                 guarded.spared = None;
-                guarded.spare_kernel(devices, at);
+                guarded.spare_kernel(devices, at, &self.teller);
             }
         }
     }
 }
 
 impl Guarded {
-    fn spare_kernel(&mut self, devices: &Devices, at: SocketAddr) {
-        let Some(ingress) = devices.ingress() else { return };
+    fn spare_kernel(&mut self, devices: &Devices, at: SocketAddr, teller: &Teller) {
+        let Some(ingress) = devices.ingress().filter(|_| !teller.is_in_vain()) else { return };
         // Where the host forwards it may translate addresses, and take the same port for a connection of another host.
-        if !self.reservation.is_wasted_on_kernel() || self.client && devices.forwards() {
+        if !self.reservation.is_wasted_on_kernel() || !self.listener && devices.forwards() {
             return;
         }
         let local = self.addresses(devices, at);
         if local.len() > MAX_ADDED {
             return;
         }
-        match ingress.add(&local) {
-            Ok(()) => {
-                tracing::debug!(?local, table = ingress.table(), "the kernel is spared what comes to a busy port");
-                self.spared = Some(Spared { ingress: ingress.clone(), local });
-            }
-            // Not permitted, or not known to this kernel. Guards do without.
-            Err(error) => tracing::debug!(%error, "the kernel drops what comes to a busy port at the guard"),
-        }
+        let spared = Arc::new(Spared::new(ingress.clone(), local, self.reservation.clone()));
+        teller.spare(spared.clone());
+        self.spared = Some(Sparing { spared, teller: teller.clone() });
     }
 
     /// What the guard covers of this host's addresses.
@@ -90,6 +119,91 @@ fn covers(guarded: IpAddr, v6only: bool, ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::{Bind, Reuse};
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::sync::{Mutex, mpsc};
+    use std::time::Duration;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A kernel that does nothing before it is let, and looks whose the port is then.
+    #[derive(Debug)]
+    struct Slow {
+        begins: mpsc::Sender<()>,
+        may: Mutex<mpsc::Receiver<()>>,
+        seen: Mutex<Vec<(&'static str, bool)>>,
+        port: Mutex<u16>,
+    }
+
+    impl Slow {
+        fn note(&self, what: &'static str) {
+            // Where nobody hears it or lets it any more the test has failed.
+            let _ = self.begins.send(());
+            let _ = self.may.lock().unwrap().recv();
+            let is_guarded = TcpListener::bind((Ipv4Addr::LOCALHOST, *self.port.lock().unwrap())).is_err();
+            self.seen.lock().unwrap().push((what, is_guarded));
+        }
+    }
+
+    impl Ingress for Slow {
+        fn add(&self, _local: &[SocketAddr]) -> io::Result<()> {
+            self.note("add");
+            Ok(())
+        }
+        fn remove(&self, _local: &[SocketAddr]) {
+            self.note("remove");
+        }
+        fn end(&self) {}
+        fn table(&self) -> &str {
+            "slow"
+        }
+    }
+
+    /// Does this on another thread; it must not wait for anything.
+    fn at_once<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, is_done) = mpsc::channel();
+        std::thread::spawn(move || done.send(what()));
+        is_done.recv_timeout(2 * PATIENCE).expect("it waits for the kernel")
+    }
+
+    #[test]
+    fn nobody_waits_for_a_slow_kernel_and_a_guard_outlives_its_element() {
+        let ((lets, may), (begins, has_begun)) = (mpsc::channel(), mpsc::channel());
+        let slow = Arc::new(Slow { begins, may: Mutex::new(may), seen: Mutex::default(), port: Mutex::new(0) });
+        let devices = Arc::new(Devices::with_ingress(slow.clone()));
+        let ports = Arc::new(Ports::new(&[1; 32]));
+        let reuse = Reuse { addr: true, port: false };
+        let request = Bind { addr: (Ipv4Addr::LOCALHOST, 0).into(), v6only: false, reuse, device: None };
+        let local = ports.bind(&devices, &request).unwrap();
+        ports.begin_listen(local).unwrap();
+        assert!(ports.retain(local), "a connection");
+        *slow.port.lock().unwrap() = local.port();
+        at_once({
+            let (ports, devices) = (ports.clone(), devices.clone());
+            move || {
+                ports.spare_kernel(&devices, local);
+                has_begun.recv_timeout(PATIENCE).expect("the kernel is told");
+                // The table is free meanwhile, and the last user can go.
+                ports.unlisten(&devices, local);
+                ports.release(&devices, local);
+                assert_eq!(ports.len(), 0);
+            }
+        });
+        assert!(TcpListener::bind(local).is_err(), "an element may be there: the guard has to be, too");
+        // Who wants the same port again has to wait.
+        let again = std::thread::spawn({
+            let (ports, devices) = (ports.clone(), devices.clone());
+            move || ports.bind(&devices, &Bind { addr: local, ..request }).map_err(|error| error.kind())
+        });
+        for _ in 0..2 {
+            lets.send(()).unwrap();
+        }
+        assert_eq!(again.join().unwrap(), Ok(local));
+        let seen = slow.seen.lock().unwrap().clone();
+        assert_eq!(seen, [("add", true), ("remove", true)]);
+        ports.release(&devices, local);
+        TcpListener::bind(local).unwrap();
+    }
 
     #[test]
     fn what_a_guard_covers() {
