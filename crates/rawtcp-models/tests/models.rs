@@ -24,6 +24,7 @@ models!(
     listener_dropped,
     peeks,
     reset,
+    scheduled,
     transfer,
     waiters,
 );

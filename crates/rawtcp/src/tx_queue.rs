@@ -147,3 +147,127 @@ impl TxQueue {
         drop(gone);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{TcpListener, TcpStream};
+    use crate::{Device, Stack};
+    use rawtcp_io::{Capabilities, Drained, PortSet, ReadySource, RxBatch, WakeSlot};
+    use std::io;
+    use std::net::Ipv4Addr;
+    use tokio::io::AsyncReadExt;
+
+    /// A device that takes packets while it is open.
+    #[derive(Debug, Default)]
+    struct Gate {
+        open: AtomicBool,
+        sent: Mutex<Vec<u8>>,
+        slot: WakeSlot,
+    }
+
+    impl PacketIo for Gate {
+        fn name(&self) -> &str {
+            "gate"
+        }
+        fn capabilities(&self) -> Capabilities {
+            Capabilities { mtu: 1500, max_segmentable: 0, tx_checksum: false, max_batch: 1, frames: false }
+        }
+        fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
+            batch.clear();
+            Ok(Drained::Yes)
+        }
+        fn send(&self, packets: &[TxPacket<'_>]) -> (usize, Option<SendError>) {
+            if !self.open.load(Ordering::Relaxed) {
+                return (0, Some(SendError::WouldBlock));
+            }
+            lock(&self.sent).push(packets[0].slices[0][0]);
+            (1, None)
+        }
+        fn ready_source(&self) -> ReadySource<'_> {
+            ReadySource::Waker(&self.slot)
+        }
+        fn drops(&self) -> u64 {
+            0
+        }
+        fn set_ports(&self, _ports: &PortSet) -> io::Result<()> {
+            Ok(())
+        }
+        fn recv_queue_bytes(&self) -> usize {
+            0
+        }
+    }
+
+    fn with_packet<R>(number: u8, act: impl FnOnce(TxPacket<'_>) -> R) -> R {
+        act(TxPacket {
+            dst: Ipv4Addr::LOCALHOST.into(),
+            scope: 0,
+            link: None,
+            slices: &[IoSlice::new(&[number])],
+            segment_size: 0,
+            checksum: TxChecksum::Complete,
+        })
+    }
+
+    /// A stack, and connections to itself: all of their ends.
+    async fn connections(many: usize) -> (Stack, TcpListener, Vec<(TcpStream, TcpStream)>) {
+        let stack = Stack::builder().device(Device::Loopback).build().unwrap();
+        let listener = stack.bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let mut pairs = Vec::new();
+        for _ in 0..many {
+            let (stream, accepted) =
+                tokio::try_join!(stack.connect(listener.local_addr().unwrap()), listener.accept()).unwrap();
+            pairs.push((stream, accepted.0));
+        }
+        (stack, listener, pairs)
+    }
+
+    fn serves(next: Next, cell: &Arc<ConnCell>) -> bool {
+        matches!(next, Next::Serve(other) if Arc::ptr_eq(&other, cell))
+    }
+
+    #[tokio::test]
+    async fn it_is_busy_until_the_last_who_waits_has_had_its_turn() {
+        let (_stack, _listener, pairs) = connections(3).await;
+        let [a, b, c] = [0, 1, 2].map(|i| pairs[i].0.cell());
+        let (gate, queue, counters) = (Gate::default(), TxQueue::default(), Counters::default());
+        assert!(!queue.is_busy() && !queue.join(a, false), "nobody waits");
+        with_packet(1, |packet| queue.keep(&[packet], a));
+        assert!(queue.is_busy());
+        assert!(queue.join(b, false) && queue.join(c, false), "behind the first");
+        assert!(matches!(queue.next(&gate, &counters), Next::Full));
+        assert!(queue.is_busy());
+        gate.open.store(true, Ordering::Relaxed);
+        assert!(serves(queue.next(&gate, &counters), a));
+        assert!(!queue.join(a, true), "it is its turn");
+        assert!(queue.is_busy() && queue.join(a, false), "the others wait still, and it has had its turn");
+        with_packet(2, |packet| queue.keep_replies(&[packet], &counters));
+        for cell in [b, c] {
+            assert!(serves(queue.next(&gate, &counters), cell));
+            assert!(queue.is_busy());
+        }
+        assert!(serves(queue.next(&gate, &counters), a));
+        assert!(!queue.is_busy());
+        with_packet(3, |packet| queue.keep_replies(&[packet], &counters));
+        assert!(queue.is_busy());
+        assert!(matches!(queue.next(&gate, &counters), Next::Idle));
+        assert!(!queue.is_busy());
+        assert_eq!(*lock(&gate.sent), [1, 2, 3]);
+    }
+
+    /// A device has room again, but somebody waits for it: whoever comes now goes behind.
+    #[tokio::test]
+    async fn nobody_sends_past_those_who_wait() {
+        let (_stack, _listener, mut pairs) = connections(2).await;
+        let [a, b] = [0, 1].map(|i| pairs[i].0.cell().clone());
+        let host = a.host();
+        let open = host.devices.get(b.lock().lane.choose(host.clock.now()).0);
+        with_packet(0, |packet| open.queue.keep(&[packet], &a));
+        // The driver gets its turn where this task waits.
+        pairs[1].0.try_write(b"x").unwrap();
+        assert!(b.lock().blocked);
+        host.kick();
+        assert_eq!(pairs[1].1.read_u8().await.unwrap(), b'x');
+        assert!(!b.lock().blocked && !open.queue.is_busy());
+    }
+}

@@ -4,6 +4,7 @@ use super::{Rig, block_on, join, spawn};
 use crate::sync::{Arc, AtomicUsize, Ordering};
 use futures::future::poll_fn;
 use std::task::Poll;
+use tokio::io::AsyncReadExt;
 
 /// Whatever was done before a kick is seen by the turn that follows.
 pub fn kicked() {
@@ -28,6 +29,30 @@ pub fn kicked() {
     ringers.into_iter().for_each(join);
     drop(bell);
     Rig { client, server }.end();
+}
+
+/// A connection that is handed to the driver is gone on with, even if nothing else happens.
+pub fn scheduled() {
+    let rig = Rig::new();
+    let (a, mut b) = rig.pair();
+    let (cell, host) = (a.cell().clone(), rig.client.host.clone());
+    let writer = spawn(async move {
+        {
+            // As a writer leaves it that has spent its turn. The other end has nothing to answer: it wakes nobody.
+            let mut inner = cell.lock();
+            inner.conn.write(host.clock.now(), b"x").expect("room");
+            inner.scheduled = true;
+        }
+        host.schedule(cell);
+    });
+    let reader = spawn(async move {
+        assert_eq!(b.read_u8().await.expect("a byte"), b'x');
+        b
+    });
+    join(writer);
+    let b = join(reader);
+    drop((a, b));
+    rig.end();
 }
 
 /// A stack whose driver goes fails everyone who waits, and whoever begins to.

@@ -10,7 +10,7 @@ mod listeners;
 mod narrow;
 mod streams;
 
-pub use ends::{death, kicked};
+pub use ends::{death, kicked, scheduled};
 pub use listeners::{accepts, listener_dropped};
 pub use streams::{
     acknowledgments, both_ways, cancelled, exact_reads, full_device, halves_dropped, peeks, reset, transfer, waiters,
