@@ -5,6 +5,7 @@ use super::Ingress;
 use crate::device::Reservation;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -131,7 +132,8 @@ impl Shared {
         loop {
             while let Some(job) = queue.jobs.pop_front() {
                 drop(queue);
-                self.carry_out(job);
+                // Whoever waits for this job must not wait for ever.
+                let _ = catch_unwind(AssertUnwindSafe(|| self.carry_out(job)));
                 queue = self.lock();
                 queue.done += 1;
                 self.changed.notify_all();
