@@ -20,6 +20,7 @@ pub mod ingress;
 pub mod mem;
 pub mod netns;
 pub mod network;
+pub mod pacing;
 pub mod route;
 pub mod timer;
 pub mod wait;

@@ -20,6 +20,7 @@ use crate::role::{Job, Work};
 
 pub(crate) mod bulk;
 pub(crate) mod connect;
+pub(crate) mod deadlines;
 pub(crate) mod idle;
 pub(crate) mod limit;
 mod plan;
@@ -84,6 +85,15 @@ pub(crate) struct Bench {
     /// Connections of the workload `scale`, comma-separated.
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 100_000, 1_000_000])]
     scale: Vec<usize>,
+    /// Parts of the workload `deadlines`, comma-separated.
+    #[arg(long, value_delimiter = ',', default_values_t = [Part::Pace, Part::Ack, Part::Reorder, Part::Tail, Part::Across])]
+    part: Vec<Part>,
+    /// What the stack does meanwhile, comma-separated.
+    #[arg(long, value_delimiter = ',', default_values_t = [Beside::Nothing, Beside::Busy])]
+    beside: Vec<Beside>,
+    /// Bounds of the paced streams of the workload `deadlines`, in Mbit/s, comma-separated.
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 100, 1000])]
+    pace: Vec<u64>,
     /// A command in front of our processes, such as `perf record -g -o /tmp/perf.data`.
     #[arg(long)]
     wrap: Option<String>,
@@ -110,6 +120,9 @@ enum Workload {
     Idle,
     /// Bulk on the raw device against bare `sendmmsg`.
     Limit,
+    /// What is to happen at a certain time, seen on the wire: paced data, delayed ACKs, repairs of losses; and request and
+    /// response with program and driver on two processors.
+    Deadlines,
     /// Up to a million connections that do nothing, both ends in one process, and a busy one.
     Scale,
 }
@@ -124,6 +137,30 @@ enum Direction {
     Receive,
     /// Ours at both ends.
     Both,
+}
+
+/// A part of the workload `deadlines`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Gaps and rates of paced streams.
+    Pace,
+    /// The delayed ACK.
+    Ack,
+    /// From the first SACK to the retransmission.
+    Reorder,
+    /// From the last news to the probe of the tail.
+    Tail,
+    /// Request and response with program and driver on two processors.
+    Across,
+}
+
+/// What the same stack does meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Beside {
+    /// Nothing else.
+    Nothing,
+    /// A stream at full speed.
+    Busy,
 }
 
 /// How an application hands over bulk data.
@@ -145,7 +182,7 @@ macro_rules! display_as_argument {
         }
     )+};
 }
-display_as_argument!(Workload, Direction, Api, Offloads, Path);
+display_as_argument!(Workload, Part, Beside, Direction, Api, Offloads, Path);
 
 /// One line of the result: a setup against its baseline.
 #[derive(Debug, Serialize)]
@@ -227,7 +264,12 @@ impl Bench {
         let mut number = 0;
         let mut one = |setup: &Setup, report: &mut Report| -> io::Result<Metrics> {
             progress.step(&format!("{}: {}", group.title, setup.label));
-            let metrics = place.run(&setup.in_run(number), &launch, group.length)?;
+            let setup = setup.in_run(number);
+            let recorder = group.watch.map(|watch| watch.start(&place, &setup)).transpose()?;
+            let mut metrics = place.run(&setup, &launch, group.length)?;
+            if let Some(recorder) = recorder {
+                recorder.finish(&mut metrics)?;
+            }
             number += 1;
             let run = Run { group: group.title.clone(), setup: setup.label.clone(), metrics: metrics.clone() };
             report.runs.push(run);
@@ -304,6 +346,9 @@ impl Place {
                     host.disable_offloads(INTERFACE)?;
                 }
             }
+        }
+        if let Some(watch) = group.watch {
+            watch.prepare(&place)?;
         }
         if group.device == tun::TUN {
             tun::prepare(&place, group.path)?;

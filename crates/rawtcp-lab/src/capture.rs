@@ -24,6 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use rawtcp_io::afpacket_raw::{PacketOptions, PacketSocket};
 use rustix::event::{PollFd, PollFlags, poll};
+use socket2::{SockFilter, SockRef};
 
 use crate::netns::Namespace;
 
@@ -41,11 +42,13 @@ pub struct CaptureOptions {
     pub frames: usize,
     /// Also write everything to this pcapng file, as it comes.
     pub file: Option<PathBuf>,
+    /// Only TCP from or to this port; the kernel sorts out the rest.
+    pub port: Option<u16>,
 }
 
 impl Default for CaptureOptions {
     fn default() -> Self {
-        Self { snap_length: 256, frames: 1_000_000, file: None }
+        Self { snap_length: 256, frames: 1_000_000, file: None, port: None }
     }
 }
 
@@ -116,6 +119,11 @@ impl Capture {
             let options = PacketOptions { outgoing: true, timestamps: true, receive_buffer, ..Default::default() };
             PacketSocket::bind(index, options)
         })?;
+        if let Some(port) = options.port {
+            SockRef::from(&socket).attach_filter(&only(port))?;
+            // What came before the filter was there.
+            while next_frame(&socket, &mut [])?.is_some() {}
+        }
         let file = match &options.file {
             None => None,
             Some(path) => Some(pcapng::Writer::new(BufWriter::new(File::create(path)?))?),
@@ -225,6 +233,37 @@ fn record(
         Some(file) => file.finish(drops)?.flush(),
         None => Ok(()),
     }
+}
+
+/// Classic BPF that lets TCP from or to a port pass, by IPv4 or by IPv6 without extension headers.
+fn only(port: u16) -> [SockFilter; 18] {
+    const LOAD_HALF: u16 = 0x28;
+    const LOAD_HALF_BEHIND: u16 = 0x48;
+    const LOAD_BYTE: u16 = 0x30;
+    const SKIP_IPV4: u16 = 0xb1;
+    const EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let port = u32::from(port);
+    [
+        SockFilter::new(LOAD_HALF, 0, 0, 12),
+        SockFilter::new(EQUAL, 0, 7, 0x0800),
+        SockFilter::new(LOAD_BYTE, 0, 0, 23),
+        SockFilter::new(EQUAL, 0, 13, 6),
+        SockFilter::new(SKIP_IPV4, 0, 0, 14),
+        SockFilter::new(LOAD_HALF_BEHIND, 0, 0, 14),
+        SockFilter::new(EQUAL, 9, 0, port),
+        SockFilter::new(LOAD_HALF_BEHIND, 0, 0, 16),
+        SockFilter::new(EQUAL, 7, 8, port),
+        SockFilter::new(EQUAL, 0, 7, 0x86dd),
+        SockFilter::new(LOAD_BYTE, 0, 0, 20),
+        SockFilter::new(EQUAL, 0, 5, 6),
+        SockFilter::new(LOAD_HALF, 0, 0, 54),
+        SockFilter::new(EQUAL, 2, 0, port),
+        SockFilter::new(LOAD_HALF, 0, 0, 56),
+        SockFilter::new(EQUAL, 0, 1, port),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
 }
 
 fn next_frame(socket: &PacketSocket, buffer: &mut [u8]) -> io::Result<Option<Frame>> {

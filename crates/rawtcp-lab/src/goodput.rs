@@ -18,7 +18,7 @@ use crate::measure::end::{self, Launch};
 use crate::measure::net::Whose;
 use crate::measure::progress::Progress;
 use crate::measure::{Metrics, cpu, drops, merge};
-use crate::role::{Job, Work};
+use crate::role::{Drive, Job, Work};
 
 mod cell;
 mod fairness;
@@ -283,7 +283,14 @@ impl Goodput {
         };
         let server = if self.family == 6 { SERVER_V6 } else { SERVER_V4 };
         let at = (server, PORT).into();
-        let job = |whose, work| Job { whose, work, congestion: order.congestion.clone(), processor: None, workers: 0 };
+        let job = |whose, work| Job {
+            whose,
+            work,
+            congestion: order.congestion.clone(),
+            processor: None,
+            workers: 0,
+            drive: Drive::default(),
+        };
         let sender = job(order.ends.sender, Work::Send(sender(at, seconds)));
         let receiver = job(order.ends.receiver, Work::Receive(receiver(at, seconds)));
         let before = [drops::count(&net.client)?, drops::count(&net.server)?];
@@ -327,7 +334,7 @@ impl Order {
         use rawtcp_lab::capture::{Capture, CaptureOptions};
         let name = format!("{}-{}-{}-seed{}.pcapng", self.congestion, self.cell, self.ends.name, self.seed);
         let name = name.replace([' ', '/'], "_").replace(',', "");
-        let options = CaptureOptions { snap_length: 128, frames: 0, file: Some(directory.join(name)) };
+        let options = CaptureOptions { snap_length: 128, frames: 0, file: Some(directory.join(name)), port: None };
         Capture::start_with(&net.client, INTERFACE, options)
     }
 }

@@ -139,7 +139,7 @@ impl Emulate {
             None => None,
             Some(file) => {
                 // Everything goes to the file, whole; nothing is needed in memory.
-                let options = CaptureOptions { snap_length: 65_536, frames: 0, file: Some(file.clone()) };
+                let options = CaptureOptions { snap_length: 65_536, frames: 0, file: Some(file.clone()), port: None };
                 Some(Capture::start_with(&net.client, INTERFACE, options)?)
             }
         };

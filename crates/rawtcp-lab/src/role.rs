@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
 
-use rawtcp::{Device, Stack};
+use rawtcp::{Device, Driver, Stack, StackBuilder};
 use rawtcp_io::mem::{self, MemConfig, MemDevice};
 use rawtcp_lab::topology::{CLIENT_V4, SERVER_V4};
 use serde::{Deserialize, Serialize};
 
-use crate::bench::{bulk, connect, idle, limit, rr};
+use crate::bench::{bulk, connect, deadlines, idle, limit, rr};
 use crate::measure::control::{Control, Word, say};
 use crate::measure::net::{Kernel, Net, Ours, Whose};
 use crate::measure::{Metrics, cpu, merge};
@@ -28,6 +28,16 @@ pub(crate) struct Job {
     pub(crate) processor: Option<usize>,
     /// Worker threads of the runtime; 0: a runtime of the current thread.
     pub(crate) workers: usize,
+    pub(crate) drive: Drive,
+}
+
+/// What drives our stack.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Drive {
+    /// A thread of its own instead of a task.
+    pub(crate) thread: bool,
+    /// Where the runtime's workers and that thread run, if not where the program does.
+    pub(crate) processor: Option<usize>,
 }
 
 /// What there is to do.
@@ -43,6 +53,8 @@ pub(crate) enum Work {
     Keep(idle::Keep),
     Flood(limit::Flood),
     Silence(limit::Silence),
+    Emit(deadlines::Emit),
+    Absorb(deadlines::Absorb),
     /// Both ends in one process, each on a thread: the server, then the client.
     Both(Box<(Job, Job)>),
 }
@@ -60,9 +72,16 @@ impl Work {
             | Work::Hold(idle::Hold { to: at, .. })
             | Work::Keep(idle::Keep { at, .. })
             | Work::Flood(limit::Flood { to: at, .. })
-            | Work::Silence(limit::Silence { at }) => Some(at),
+            | Work::Silence(limit::Silence { at })
+            | Work::Emit(deadlines::Emit { to: at, .. })
+            | Work::Absorb(deadlines::Absorb { at, .. }) => Some(at),
             Work::Both(_) => None,
         }
+    }
+
+    /// The port where the ends meet.
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.clone().meeting_place().map(|at| at.port())
     }
 
     /// The same work at another address.
@@ -115,15 +134,31 @@ fn run(job: Job, control: Control, memory: Option<Memory>) -> io::Result<Metrics
 fn on_runtime<N: Net>(job: Job, control: Control, memory: Option<Memory>) -> io::Result<Metrics> {
     let runtime = match job.workers {
         0 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
-        workers => tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?,
+        workers => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            if let Some(processor) = job.drive.processor {
+                // Without leave they run where the program does.
+                builder.on_thread_start(move || drop(cpu::pin(processor)));
+            }
+            builder.worker_threads(workers).enable_all().build()?
+        }
     };
     runtime.block_on(async {
+        if job.drive.thread && job.whose == Whose::Ours {
+            // The thread stays where this one is when it starts it.
+            job.drive.processor.map(cpu::pin).transpose()?;
+            Ours::use_stack(StackBuilder::from_env()?.driver(Driver::Thread).build()?);
+            job.processor.map(cpu::pin).transpose()?;
+        }
         if let Some((device, address)) = memory {
             let device = Device::Own { io: Arc::new(device), addresses: vec![address] };
             Ours::use_stack(Stack::builder().device(device).build()?);
         }
         let mut metrics = work::<N>(&job, control).await?;
-        merge(&mut metrics, "drop.", &N::faults()?);
+        for (name, count) in N::faults()? {
+            // Some works have counted theirs earlier.
+            metrics.entry(format!("drop.{name}")).or_insert(count);
+        }
         Ok(metrics)
     })
 }
@@ -141,6 +176,8 @@ async fn work<N: Net>(job: &Job, mut control: Control) -> io::Result<Metrics> {
         Work::Keep(work) => idle::keep::<N>(work, congestion, control).await,
         Work::Flood(work) => limit::flood(work, control).await,
         Work::Silence(work) => limit::silence(work, control).await,
+        Work::Emit(work) => deadlines::emit::<N>(work, congestion, control).await,
+        Work::Absorb(work) => deadlines::absorb::<N>(work, congestion, control).await,
         Work::Both(_) => Err(io::Error::other("a pair inside a pair")),
     }
 }

@@ -8,9 +8,11 @@ use clap::ValueEnum;
 use rawtcp_lab::topology::{SERVER_V4, SERVER_V6};
 use serde::Serialize;
 
-use super::{Api, Bench, Direction, Workload, bulk, connect, idle, limit, rr, tun};
+use super::{Api, Bench, Direction, Workload, bulk, connect, deadlines::Watch, idle, limit, rr, tun};
 use crate::measure::net::Whose;
-use crate::role::{Job, MEMORY, Work};
+use crate::role::{Drive, Job, MEMORY, Work};
+
+mod deadlines;
 
 /// Offloads of the two interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -133,6 +135,8 @@ pub(super) struct Group {
     pub(super) figures: &'static [Figure],
     /// About how long a run takes.
     pub(super) length: Duration,
+    /// What is looked for on the wire.
+    pub(super) watch: Option<Watch>,
 }
 
 /// The ends' conditions that are the same in all setups of a group.
@@ -193,6 +197,7 @@ impl Bench {
                         Workload::Connect => groups.extend(self.connect(&conditions)),
                         Workload::Idle => groups.extend(self.idle(&conditions)),
                         Workload::Limit => groups.extend(self.limit(&conditions)),
+                        Workload::Deadlines => groups.extend(self.deadlines(&conditions)),
                         // On a link of its own, once.
                         Workload::Scale => {}
                     }
@@ -228,7 +233,7 @@ impl Bench {
 
     fn job(&self, whose: Whose, work: Work, conditions: &Conditions) -> Job {
         let (congestion, workers) = (self.congestion.clone(), self.workers);
-        Job { whose, work, congestion, processor: conditions.processor, workers }
+        Job { whose, work, congestion, processor: conditions.processor, workers, drive: Drive::default() }
     }
 
     /// The kernel at both ends, and ours where `directions` say; the client is the sender.
@@ -270,16 +275,23 @@ impl Bench {
                 others.push(setup(label, whose, apis));
             }
         }
+        let baseline = setup("kernel↔kernel".to_owned(), [Whose::Kernel; 2], [Api::Io; 2]);
+        self.of(conditions, baseline, others)
+    }
+
+    /// A group under these conditions.
+    fn of(&self, conditions: &Conditions, baseline: Setup, others: Vec<Setup>) -> Group {
         Group {
             title: conditions.title.clone(),
             path: self.path(&conditions.device),
             mtu: conditions.mtu,
             offloads: conditions.offloads,
             device: conditions.device.clone(),
-            baseline: setup("kernel↔kernel".to_owned(), [Whose::Kernel; 2], [Api::Io; 2]),
+            baseline,
             others,
             figures: conditions.figures,
             length: Duration::from_secs_f64(conditions.seconds),
+            watch: None,
         }
     }
 
@@ -401,17 +413,9 @@ impl Bench {
             in_one_process: true,
         };
         let most = self.scale.iter().copied().max().unwrap_or(1);
-        Group {
-            title: conditions.title.clone(),
-            path: Path::Lo,
-            mtu: conditions.mtu,
-            offloads: conditions.offloads,
-            device: conditions.device.clone(),
-            baseline: setup(1),
-            others: self.scale.iter().map(|connections| setup(*connections)).collect(),
-            figures: SCALE,
-            length: Duration::from_secs_f64(seconds * 3.0 + most as f64 / 2_000.0),
-        }
+        let others = self.scale.iter().map(|connections| setup(*connections)).collect();
+        let length = Duration::from_secs_f64(seconds * 3.0 + most as f64 / 2_000.0);
+        Group { path: Path::Lo, length, ..self.of(&conditions, setup(1), others) }
     }
 
     /// Ours against the bare packet path.

@@ -11,7 +11,7 @@ use super::{Cell, Goodput, PORT, link_metrics, receiver, sender};
 use crate::measure::end::End;
 use crate::measure::net::Whose;
 use crate::measure::{Metrics, merge};
-use crate::role::{Job, Work};
+use crate::role::{Drive, Job, Work};
 
 /// Who the two senders are. The receivers are the kernel's.
 pub(super) const PAIRS: [(&str, [Whose; 2]); 3] = [
@@ -77,7 +77,14 @@ impl Goodput {
         for host in [&net.client, &net.server] {
             host.set_sysctl("net.ipv4.tcp_no_metrics_save", "1")?;
         }
-        let job = |whose, work| Job { whose, work, congestion: order.congestion.clone(), processor: None, workers: 0 };
+        let job = |whose, work| Job {
+            whose,
+            work,
+            congestion: order.congestion.clone(),
+            processor: None,
+            workers: 0,
+            drive: Drive::default(),
+        };
         let (stagger, swapped) = order.stagger();
         let mut ends = Vec::new();
         for (number, whose) in order.senders.into_iter().enumerate() {

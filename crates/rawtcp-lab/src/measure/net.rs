@@ -34,6 +34,8 @@ pub(crate) trait Net: 'static {
     fn accept(listener: &Self::Listener) -> impl Future<Output = io::Result<Self::Stream>> + Send;
     fn connect(to: SocketAddr, congestion: &str) -> impl Future<Output = io::Result<Self::Stream>> + Send;
     fn set_nodelay(stream: &Self::Stream, on: bool) -> io::Result<()>;
+    /// Lets it send at no more than so many bytes a second.
+    fn set_max_pacing_rate(stream: &Self::Stream, bytes_per_second: u64) -> io::Result<()>;
     /// Writes all of it, by reference where the stack can.
     fn write_bytes(stream: &mut Self::Stream, bytes: Bytes) -> impl Future<Output = io::Result<()>> + Send;
     /// Reads some of it, by reference where the stack can; empty at the end of the stream.
@@ -95,6 +97,11 @@ impl Net for Ours {
 
     fn set_nodelay(stream: &Self::Stream, on: bool) -> io::Result<()> {
         stream.set_nodelay(on)
+    }
+
+    fn set_max_pacing_rate(stream: &Self::Stream, bytes_per_second: u64) -> io::Result<()> {
+        stream.set_max_pacing_rate(Some(bytes_per_second));
+        Ok(())
     }
 
     async fn write_bytes(stream: &mut Self::Stream, bytes: Bytes) -> io::Result<()> {
@@ -166,6 +173,10 @@ impl Net for Kernel {
 
     fn set_nodelay(stream: &Self::Stream, on: bool) -> io::Result<()> {
         stream.set_nodelay(on)
+    }
+
+    fn set_max_pacing_rate(stream: &Self::Stream, bytes_per_second: u64) -> io::Result<()> {
+        rawtcp_io::pacing::set_max_pacing_rate(stream, bytes_per_second)
     }
 
     async fn write_bytes(stream: &mut Self::Stream, bytes: Bytes) -> io::Result<()> {
