@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, Notify};
 use crate::measure::control::{Control, Word, say};
 use crate::measure::cpu::Machine;
 use crate::measure::net::Net;
-use crate::measure::{Metrics, cpu};
+use crate::measure::{Metrics, cpu, merge};
 
 /// The client: a busy stream alone, all the connections, nothing for a while, a busy stream beside them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -144,7 +144,8 @@ fn explain(error: io::Error, connections: usize) -> io::Error {
 pub(crate) async fn keep<N: Net>(work: &Keep, congestion: &str, control: &mut Control) -> io::Result<Metrics> {
     cpu::allow_descriptors(work.connections as u64 + 10_000);
     let listener = N::listen(work.at, congestion)?;
-    let busy = tokio::spawn(drain::<N>(listener, work.chunk));
+    let lost = Arc::new(Mutex::new(N::faults()?));
+    let busy = tokio::spawn(drain::<N>(listener, work.chunk, lost.clone()));
     let idle = Arc::new(Mutex::new(Vec::with_capacity(work.connections)));
     let all = Arc::new(Notify::new());
     let resident = Arc::new(Mutex::new(None));
@@ -173,14 +174,17 @@ pub(crate) async fn keep<N: Net>(work: &Keep, congestion: &str, control: &mut Co
     metrics.insert("bytes_each".into(), (cpu::resident() - before) / work.connections as f64);
     control.next().await;
     busy.abort();
+    merge(&mut metrics, "drop.", &*lost.lock().await);
     Ok(metrics)
 }
 
-/// Reads one stream after the other to its end.
-async fn drain<N: Net>(listener: N::Listener, chunk: usize) -> io::Result<()> {
+/// Reads one stream after the other to its end, and notes what was lost until then: behind the last one all the idle
+/// connections close at once, which overflows any queue.
+async fn drain<N: Net>(listener: N::Listener, chunk: usize, lost: Arc<Mutex<Metrics>>) -> io::Result<()> {
     let mut buffer = vec![0; chunk];
     loop {
         let mut stream = N::accept(&listener).await?;
         while stream.read(&mut buffer).await? > 0 {}
+        *lost.lock().await = N::faults()?;
     }
 }
