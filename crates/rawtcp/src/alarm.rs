@@ -1,7 +1,7 @@
 //! The stack's one timer: the heap of deadlines and what wakes the driver for the first of them.
 
 use crate::conn_cell::ConnCell;
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, lock};
 use crate::timers::{TimerKey, Timers};
 use rawtcp_io::timer::TimerFd;
 use rawtcp_proto::Instant;
@@ -23,7 +23,15 @@ pub(crate) struct Alarm {
     fd: TimerFd,
     /// The driver sleeps by tokio's clock instead, and must be told of an earlier deadline.
     asleep: AtomicBool,
+    /// `armed` in nanoseconds, to be looked at without the lock.
+    first: AtomicU64,
 }
+
+/// `armed` while deadlines are served: whatever else is armed meanwhile, `next` is called behind it.
+const SERVED: Instant = Instant::ZERO;
+
+/// `first` where nothing is armed.
+const NEVER: u64 = u64::MAX;
 
 #[derive(Debug)]
 struct Inner {
@@ -35,7 +43,18 @@ impl Alarm {
     /// `real`: deadlines come when the kernel's timer says so.
     pub(crate) fn new(fd: TimerFd, real: bool) -> Self {
         let inner = Mutex::new(Inner { timers: Timers::new(), armed: None });
-        Alarm { inner, fd, asleep: AtomicBool::new(!real) }
+        Alarm { inner, fd, asleep: AtomicBool::new(!real), first: AtomicU64::new(NEVER) }
+    }
+
+    fn set_armed(&self, inner: &mut MutexGuard<'_, Inner>, at: Option<Instant>) {
+        inner.armed = at;
+        self.first.store(at.map_or(NEVER, Instant::as_nanos), Ordering::Relaxed);
+    }
+
+    /// Whether anything is armed, and, if so, whether that time has come.
+    pub(crate) fn is_due(&self, now: impl FnOnce() -> Instant) -> bool {
+        let first = self.first.load(Ordering::Relaxed);
+        first != NEVER && first <= now().as_nanos()
     }
 
     /// The descriptor that becomes readable when the first deadline comes; `None`: sleep until then.
@@ -47,7 +66,7 @@ impl Alarm {
     pub(crate) fn leave_real_time(&self) {
         self.asleep.store(true, Ordering::Release);
         // Whoever arms from here on wakes the driver.
-        lock(&self.inner).armed = None;
+        self.set_armed(&mut lock(&self.inner), None);
     }
 
     pub(crate) fn insert(&self, due: Due) -> TimerKey {
@@ -67,7 +86,7 @@ impl Alarm {
         if inner.armed.is_some_and(|armed| armed <= at) {
             return false;
         }
-        inner.armed = Some(at);
+        self.set_armed(&mut inner, Some(at));
         match self.fd() {
             Some(fd) => {
                 set(fd, at);
@@ -77,9 +96,11 @@ impl Alarm {
         }
     }
 
-    /// Takes out what is due, at most `max`.
+    /// Takes out what is due, at most `max`. What was armed is over by that: [`next`](Self::next) has to follow.
     pub(crate) fn pop_due(&self, now: Instant, max: usize, out: &mut Vec<Due>) {
         let mut inner = lock(&self.inner);
+        // Most of what is served is armed again, each for another time: the descriptor is set once, behind all of them.
+        self.set_armed(&mut inner, Some(SERVED));
         while out.len() < max {
             let Some(due) = inner.timers.pop_due(now) else { return };
             out.push(due);
@@ -91,7 +112,7 @@ impl Alarm {
         let mut inner = lock(&self.inner);
         let next = inner.timers.next();
         if next != inner.armed {
-            inner.armed = next;
+            self.set_armed(&mut inner, next);
             match (self.fd(), next) {
                 (Some(fd), Some(at)) => set(fd, at),
                 (Some(fd), None) => drop(fd.disarm()),
@@ -100,19 +121,48 @@ impl Alarm {
         }
         next
     }
-
-    /// The descriptor has fired: whatever it was set to is over.
-    pub(crate) fn fired(&self) {
-        let mut inner = lock(&self.inner);
-        inner.armed = None;
-        // Only what it was armed for is lost by this, and `next` arms it again.
-        let _ = self.fd.clear();
-    }
 }
 
 fn set(fd: &TimerFd, at: Instant) {
     if let Err(error) = fd.arm(at.as_nanos()) {
         // Cannot happen with a valid descriptor and time; the driver's housekeeping turn is the net.
         tracing::error!(%error, "the stack's timer could not be set");
+    }
+}
+
+#[cfg(all(test, not(rawtcp_models)))]
+mod tests {
+    use super::*;
+    use rawtcp_io::wait::{Interest, poll};
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    fn rings(alarm: &Alarm) -> bool {
+        let mut entries = [Interest::readable(alarm.fd().unwrap().as_fd())];
+        poll(&mut entries, Some(Duration::ZERO)).unwrap();
+        entries[0].is_ready()
+    }
+
+    #[test]
+    fn what_is_served_and_armed_again_for_the_same_time_rings_again() {
+        let alarm = Alarm::new(TimerFd::new().unwrap(), true);
+        let (first, second) = (alarm.insert(Due::Driver), alarm.insert(Due::Shard(1)));
+        let (past, now, future) = (Instant::from_nanos(5), Instant::from_nanos(9), Instant::from_nanos(u64::MAX / 2));
+        assert!(!alarm.is_due(|| unreachable!("nothing is armed")));
+        assert!(!alarm.arm(first, past) && !alarm.arm(second, future));
+        assert!(alarm.is_due(|| now) && !alarm.is_due(|| Instant::from_nanos(4)) && rings(&alarm));
+        let mut due = Vec::new();
+        alarm.pop_due(now, 8, &mut due);
+        assert!(matches!(due[..], [Due::Driver]));
+        // While it is served nobody else sets the descriptor; `next` does, for whatever comes first then.
+        assert!(!alarm.arm(first, past));
+        assert_eq!(alarm.next(), Some(past));
+        assert!(rings(&alarm) && alarm.is_due(|| now));
+        alarm.pop_due(now, 8, &mut due);
+        assert_eq!(alarm.next(), Some(future));
+        assert!(!rings(&alarm) && !alarm.is_due(|| now));
+        alarm.remove(second);
+        assert_eq!(alarm.next(), None);
+        assert!(!alarm.is_due(|| unreachable!("nothing is armed")));
     }
 }

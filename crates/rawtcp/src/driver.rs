@@ -197,7 +197,10 @@ impl Driver {
     }
 
     /// Serves what is due. Says whether anything was.
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
+    ///
+    /// `look`: also if the reactor has not told of it yet. It is not asked while tasks are ready to run, and one that sends all
+    /// the time is.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, look: bool) -> bool {
         let Some(engine) = &mut self.engine else { return false };
         if matches!(self.timer, Timer::Fd(_)) && !engine.host().clock.is_real() {
             // Somebody paused tokio's clock.
@@ -206,12 +209,19 @@ impl Driver {
         }
         match &mut self.timer {
             Timer::Fd(fd) => {
-                let Poll::Ready(Ok(mut guard)) = fd.poll_read_ready(cx) else { return false };
-                engine.host().alarm.fired();
-                guard.clear_ready();
-                engine.timers();
-                engine.host().alarm.next();
-                true
+                let mut rang = false;
+                if let Poll::Ready(Ok(mut guard)) = fd.poll_read_ready(cx) {
+                    // The reactor tells of each time that it expires, and it is set anew below: nothing need be read.
+                    guard.clear_ready();
+                    rang = true;
+                }
+                let host = engine.host();
+                let serve = rang || look && host.alarm.is_due(|| host.clock.now());
+                if serve {
+                    engine.timers();
+                    engine.host().alarm.next();
+                }
+                serve
             }
             Timer::Sleep(sleep) => {
                 let Some(at) = engine.host().alarm.next() else {
@@ -293,12 +303,12 @@ impl Driver {
         let begin = real_now();
         let received = |driver: &Self| driver.engine.as_ref().map_or(0, |engine| engine.received_bytes);
         let before = received(self);
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             let mut busy = self.poll_news(cx);
             for at in 0..self.sources.len() {
                 busy |= self.poll_readable(at, cx);
             }
-            busy |= self.poll_timer(cx);
+            busy |= self.poll_timer(cx, busy || round == 0);
             busy |= self.engine.as_mut().is_some_and(Engine::scheduled);
             for at in 0..self.sources.len() {
                 busy |= self.poll_writable(at, cx);
