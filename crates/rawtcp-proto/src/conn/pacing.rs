@@ -14,6 +14,9 @@ const BURST: Duration = Duration::from_millis(1);
 /// The least burst, in segments: the peer acknowledges every second one.
 const LEAST: u64 = 2;
 
+/// What the timer was late by is made up for within this. A process may have to wait so long for a processor.
+const MOST_LATE: Duration = Duration::from_millis(10);
+
 /// Whole segments must not fail for the nanoseconds by which times are rounded up.
 const ROUNDING: Duration = Duration::from_nanos(4);
 
@@ -24,12 +27,16 @@ pub(super) struct Pacer {
     paid: Instant,
     /// A whole burst has left: nothing more until `paid`.
     closed: bool,
-    /// Bytes that may leave at once: there was nothing in flight that they could catch up with.
+    /// With what leaves next, less than a segment is left of the burst.
+    closing: bool,
+    /// Bytes that may leave at once: there was nothing in flight that they could catch up with, or the timer was late.
     free: u64,
+    /// Bytes that a late timer has kept back beyond that; with each burst another one of them leaves.
+    owed: u64,
 }
 
 impl Idle for Pacer {
-    const BEGIN: Self = Pacer { paid: Instant::ZERO, closed: false, free: 0 };
+    const BEGIN: Self = Pacer { paid: Instant::ZERO, closed: false, closing: false, free: 0, owed: 0 };
 
     fn idle() -> &'static Self {
         const { &Pacer::BEGIN }
@@ -40,6 +47,11 @@ impl Pacer {
     /// Nothing is in flight: up to an initial window may leave at once (RFC 9002 §7.7 has the same), as far as the
     /// time without sending pays for it.
     fn restart(&mut self, now: Instant, window: u64, rate: &Rate) {
+        // On a short path everything has been acknowledged before the next burst. But what waits for the rate is not idle.
+        if self.closed {
+            return;
+        }
+        self.owed = 0;
         let saved = rate.bytes(now.since(self.paid));
         if saved > self.free {
             self.free = saved.min(window);
@@ -52,13 +64,28 @@ impl Pacer {
         let burst = rate.time(rate.burst);
         // The debt of a slower time is forgiven.
         self.paid = self.paid.min(now + burst);
-        self.closed &= self.paid > now + slack;
+        if self.closed && self.paid <= now + slack {
+            self.closed = false;
+            let more = self.owed.min(rate.burst);
+            self.owed -= more;
+            self.free += more;
+        }
         if self.closed {
             return self.free;
         }
-        // Who comes late, because the timer did, makes up for it, but for no more than a burst.
+        // Who comes late makes up for it, but for no more than a burst.
         let paid = self.paid.max(now - burst);
         self.free.saturating_add(rate.bytes((now + burst).since(paid) + ROUNDING))
+    }
+
+    /// What waits could have left at `paid`, and would have, if the timer had been on time: the rate is not to suffer from that.
+    /// What was due in the meantime leaves at twice the rate, so that never more has left than at the rate without a pause.
+    fn late(&mut self, now: Instant, rate: &Rate) {
+        let forgiven = now - rate.time(rate.burst);
+        if self.closed && forgiven > self.paid {
+            self.owed = (self.owed + rate.bytes(forgiven.since(self.paid))).min(rate.bytes(MOST_LATE));
+            self.paid = forgiven;
+        }
     }
 
     /// Less than a segment is left of the burst: it is over.
@@ -67,10 +94,12 @@ impl Pacer {
         self.paid
     }
 
-    fn on_send(&mut self, now: Instant, len: u64, rate: &Rate) {
+    /// Says until when nothing more may leave, if the burst is over by this.
+    fn on_send(&mut self, now: Instant, len: u64, rate: &Rate) -> Option<Instant> {
         let free = self.free.min(len);
         self.free -= free;
         self.paid = self.paid.max(now - rate.time(rate.burst)) + rate.time(len - free);
+        core::mem::take(&mut self.closing).then(|| self.close())
     }
 }
 
@@ -142,6 +171,9 @@ impl Connection {
     /// Nothing waits for longer than until the retransmission timer expires.
     pub(super) fn pace(&mut self, now: Instant, slack: Duration, len: u64, mss: u64) -> Option<u64> {
         let Some(rate) = self.paced() else { return Some(len) };
+        if self.timers.is_set(Timer::Pace) {
+            self.pacer.edit().late(now, &rate);
+        }
         // A slack of more than a burst would be no pacing.
         let allowance = self.pacer.edit().allowance(now, slack.min(BURST / 2), &rate);
         if len <= allowance {
@@ -149,6 +181,8 @@ impl Connection {
         }
         let whole = allowance / mss * mss;
         if whole > 0 {
+            // Asked again a little later, there would be another one by then, to leave by itself and with a timer of its own.
+            self.pacer.edit().closing = true;
             return Some(whole);
         }
         let at = self.pacer.edit().close();
@@ -159,12 +193,20 @@ impl Connection {
         None
     }
 
+    /// What waited for the rate may leave, if the window lets it.
+    pub(super) fn on_pace_timer(&mut self, now: Instant) {
+        if let Some(rate) = self.paced() {
+            self.pacer.edit().late(now, &rate);
+        }
+    }
+
     /// So many bytes of data leave.
     pub(super) fn note_paced(&mut self, now: Instant, len: u64) {
-        if let Some(rate) = self.paced() {
-            self.pacer.edit().on_send(now, len, &rate);
+        let over = self.paced().and_then(|rate| self.pacer.edit().on_send(now, len, &rate));
+        match over {
+            Some(until) => self.timers.set(Timer::Pace, until),
+            None => self.timers.clear(Timer::Pace),
         }
-        self.timers.clear(Timer::Pace);
     }
 }
 

@@ -30,7 +30,7 @@ impl Connection {
                 Timer::DelayedAck => self.ack.now(),
                 Timer::Keepalive => self.on_keepalive_timer(now),
                 Timer::Cork => self.pending.push |= self.has_unsent(),
-                Timer::Pace => {} // `poll_transmit` finds that it may
+                Timer::Pace => self.on_pace_timer(now),
                 Timer::FinWait2 => {
                     if self.state == State::FinWait2 {
                         self.fail(CloseReason::Graceful);

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::ConnConfig;
-use crate::conn::TransmitKind;
 use crate::conn::tests::pair::{A, B, Pair, ms};
+use crate::conn::{TransmitKind, TxLimits};
 use proptest::prelude::*;
 
 const MSS: u64 = 1000;
@@ -36,12 +36,34 @@ fn a_burst_is_a_millisecond_of_the_rate_and_at_least_two_segments() {
 }
 
 #[test]
-fn a_late_timer_is_made_up_for_by_no_more_than_a_burst() {
+fn who_did_not_wait_makes_up_for_no_more_than_a_burst() {
     let rate = Rate::new(10_000_000, MSS);
     let (mut pacer, now) = (Pacer { paid: Instant::from_secs(5), ..Pacer::BEGIN }, Instant::from_secs(5));
     assert_eq!(burst(&mut pacer, now, &rate).0, 10);
     assert_eq!(burst(&mut pacer, now + Duration::from_micros(1500), &rate).0, 15);
     assert_eq!(burst(&mut pacer, now + Duration::from_secs(1), &rate).0, 20);
+}
+
+#[test]
+fn a_late_timer_is_made_up_for_at_twice_the_rate_up_to_ten_milliseconds() {
+    let rate = Rate::new(10_000_000, MSS);
+    for (late_by, made_up) in [(1, 1), (5, 5), (11, 11), (40, 11)] {
+        let (mut pacer, mut now) = (Pacer { paid: Instant::from_secs(5), ..Pacer::BEGIN }, Instant::from_secs(5));
+        let (_, due) = burst(&mut pacer, now, &rate);
+        now = due + ms(late_by);
+        pacer.late(now, &rate);
+        let mut sent = Vec::new();
+        for _ in 0..20 {
+            let (segments, next) = burst(&mut pacer, now, &rate);
+            assert_eq!(next, now + ms(1));
+            sent.push(segments);
+            now = next;
+            pacer.late(now, &rate);
+        }
+        assert_eq!(sent.iter().sum::<u64>(), 20 * 10 + made_up * 10, "{late_by} ms: {sent:?}");
+        // Nobody sees more at once than that.
+        assert!(sent.iter().all(|&n| n <= 30) && sent[1..].iter().all(|&n| n <= 20), "{late_by} ms: {sent:?}");
+    }
 }
 
 #[test]
@@ -165,6 +187,59 @@ fn the_bound_of_the_user_holds_whatever_the_window() {
     assert!((90_000.0..=101_000.0).contains(&rate), "{rate} B/s");
     let info = p.ends[A].info();
     assert_eq!((info.pacing_rate, info.max_pacing_rate), (100_000, 100_000));
+}
+
+#[test]
+fn the_bound_of_the_user_is_reached_whenever_the_timer_comes() {
+    // (bytes per second, microseconds by which everything is late now and then)
+    for (most, late) in [(10_000_000, 6_000), (125_000_000, 600)] {
+        let config = ConnConfig { max_pacing_rate: Some(most), recv_buffer: 1 << 20, ..ConnConfig::default() };
+        let mut p = Pair::new(config.clone(), config);
+        p.delay = Duration::from_micros(50);
+        p.run_until(|p| p.ends.iter().all(|c| c.state() == crate::State::Established));
+        p.settle();
+        // The windows open.
+        departures(&mut p, 2_000_000);
+        let bytes = most as usize / 5;
+        let (start, mut left) = (p.now, bytes);
+        let mut steps = 0..;
+        while left > 0 || !p.ends[A].is_all_acked() {
+            left -= p.write_all(A, &vec![7; left.min(1 << 20)]);
+            p.flush();
+            p.read_all(B);
+            let is_late = steps.next().is_some_and(|n| n % 20 == 0);
+            p.now = p.now + Duration::from_micros(if is_late { late } else { 0 });
+            assert!(p.step());
+        }
+        let share = bytes as f64 / p.now.since(start).as_secs_f64() / most as f64;
+        assert!((0.98..=1.02).contains(&share), "{share} of {most}");
+    }
+}
+
+#[test]
+fn a_burst_that_leaves_as_one_packet_is_over_with_it() {
+    let config = ConnConfig { max_pacing_rate: Some(12_500_000), ..ConnConfig::default() };
+    let mut p = Pair::established(config.clone(), config);
+    // The window opens.
+    departures(&mut p, 300_000);
+    let limits = TxLimits { max_payload: 60_000, timer_slack: Duration::from_micros(50) };
+    p.write_all(A, &[7; 100_000]);
+    let mut left = 0;
+    for _ in 0..5 {
+        let burst = p.ends[A].poll_transmit(p.now, &limits).unwrap();
+        assert!(burst.payload_len() >= 8 * 1448, "{burst:?}");
+        left += burst.payload_len();
+        // The timer is set with it, and nothing leaves before: neither at once nor when a segment more is paid for.
+        let next = p.ends[A].poll_timeout().unwrap();
+        assert!(next > p.now + Duration::from_micros(900), "{:?}", next.since(p.now));
+        for micros in [0, 130, 400] {
+            assert!(p.ends[A].poll_transmit(p.now + Duration::from_micros(micros), &limits).is_none());
+            assert_eq!(p.ends[A].poll_timeout(), Some(next));
+        }
+        p.now = next;
+        p.ends[A].on_timeout(next);
+    }
+    assert!(left < 100_000);
 }
 
 #[test]
