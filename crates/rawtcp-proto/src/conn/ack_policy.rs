@@ -16,12 +16,17 @@ const INVALID_INTERVAL: Duration = Duration::from_millis(500);
 /// RFC 9293 §3.8.6.3 [MUST-40]: less than half a second, whatever was configured.
 const LONGEST_DELAY: Duration = Duration::from_millis(499);
 
+/// A segment of less is not full, whatever was seen before (RFC 9293 §3.7.1 [MUST-15]; Linux begins with the same).
+const LEAST_FULL: u32 = 536;
+
 /// What is owed to the peer.
 #[derive(Debug)]
 pub(super) struct AckPolicy {
     due: bool,
     /// Bytes of text received since the last ACK: within the window, so below 2³⁰.
     unacked: u32,
+    /// Of that, something came in a segment that was not full: as far as the sender is concerned, it may be all.
+    small: bool,
     /// Segments still to be acknowledged at once because the peer is in slow start.
     quick: u32,
     /// The application answers what it reads: ACKs ride on its data, and are not hurried (Linux's "pingpong").
@@ -57,6 +62,7 @@ impl AckPolicy {
         AckPolicy {
             due: false,
             unacked: 0,
+            small: false,
             quick,
             answers: false,
             last_text: Instant::ZERO,
@@ -96,9 +102,16 @@ impl AckPolicy {
         self.due = self.repeats > 0;
         self.repeats = self.repeats.saturating_sub(1);
         self.unacked = 0;
+        self.small = false;
         if let Some(odd) = self.odd.touched() {
             odd.duplicate = None;
         }
+    }
+
+    /// The application has read everything. It may have taken what there will be, and a sender under Nagle's rule waits for
+    /// this ACK: unless an answer is likely to carry it, it leaves now (Linux's tcp_cleanup_rbuf).
+    pub(super) fn on_read_out(&mut self) {
+        self.due |= self.small && !self.answers;
     }
 
     /// TCP_QUICKACK: at once until the application answers again, or delayed from now on.
@@ -136,6 +149,7 @@ impl Connection {
         }
         self.ack.last_text = now;
         self.ack.unacked = self.ack.unacked.saturating_add(len as u32);
+        self.ack.small |= gro_size == 0 && (len as u32) < unit.max(LEAST_FULL);
         if self.ack.quick > 0 && !self.ack.answers {
             self.ack.quick -= (len as u32).div_ceil(unit).min(self.ack.quick);
             self.ack.now();

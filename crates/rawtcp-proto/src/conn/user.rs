@@ -118,6 +118,9 @@ impl Connection {
     fn after_read(&mut self, now: Instant) {
         self.pass_urgent();
         self.tune_recv_buffer(now);
+        if self.recv_buf.is_empty() {
+            self.ack.on_read_out();
+        }
         if self.window_update_due() {
             self.ack.now();
         }

@@ -243,6 +243,51 @@ fn an_ack_waits_at_most_the_delay_and_rides_on_a_reply() {
 }
 
 #[test]
+fn who_only_reads_holds_nobody_up_who_waits_under_nagles_rule() {
+    let config = ConnConfig { quick_acks: 0, ..ConnConfig::default() };
+    let mut p = Pair::established(config.clone(), config);
+    let start = p.now;
+    for part in [&b"one"[..], b"two", b"three"] {
+        p.write_all(A, part);
+        p.flush();
+    }
+    let mut got = 0;
+    p.run_until(|p| {
+        got += p.read_all(B).len();
+        got == 11
+    });
+    // The first, its ACK, the rest.
+    assert_eq!(p.now.since(start), ms(30));
+    // What has been read in part only, full segments, and what was just answered: by the timer.
+    p.settle();
+    let full = pattern(1448);
+    p.write_all(A, &full);
+    p.run_until(|p| p.ends[B].readable_len() == full.len());
+    p.log.clear();
+    p.read_all(B);
+    p.flush();
+    assert!(p.log.is_empty(), "{:?}", p.log);
+    p.settle();
+    p.write_all(A, b"four");
+    p.run_until(|p| p.ends[B].readable_len() == 4);
+    p.log.clear();
+    assert_eq!(p.ends[B].read(p.now, &mut [0; 2]), Ok(2));
+    p.flush();
+    assert!(p.log.is_empty(), "{:?}", p.log);
+    p.read_all(B);
+    p.flush();
+    assert_eq!(p.log.len(), 1);
+    p.write_all(B, b"an answer");
+    p.settle();
+    p.write_all(A, b"five");
+    p.run_until(|p| p.ends[B].readable_len() == 4);
+    p.log.clear();
+    p.read_all(B);
+    p.flush();
+    assert!(p.log.is_empty(), "{:?}", p.log);
+}
+
+#[test]
 fn a_lost_tail_is_repaired_by_a_probe() {
     let mut p = Pair::established(ConnConfig::default(), ConnConfig::default());
     p.delay = ms(1);
