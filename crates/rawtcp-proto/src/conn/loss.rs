@@ -189,7 +189,10 @@ impl Connection {
         }
         let Some(newest) = &outcome.newest else { return };
         // Step 2: an ACK too early for the retransmission is an original's.
-        let too_early = self.rtt.min_rtt().is_some_and(|min| now.since(newest.sent_at) < min);
+        // But not a tail loss probe's: it left because nothing had come for two round trips, and what it finds has only the
+        // RTO behind it. On a path of microseconds the least round trip is the one for which the process was awake.
+        let is_probe = self.recovery.rare.tlp_copy == Some(newest.end);
+        let too_early = !is_probe && self.rtt.min_rtt().is_some_and(|min| now.since(newest.sent_at) < min);
         let newest = if newest.retransmitted && too_early { outcome.newest_original.as_ref() } else { Some(newest) };
         let Some(newest) = newest else { return };
         self.recovery.rack.on_delivered(newest.sent_at, newest.end, now.since(newest.sent_at));

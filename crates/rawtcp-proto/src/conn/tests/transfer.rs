@@ -288,6 +288,26 @@ fn who_only_reads_holds_nobody_up_who_waits_under_nagles_rule() {
 }
 
 #[test]
+fn a_probe_that_is_answered_faster_than_anything_before_counts() {
+    let mut p = Pair::established(ConnConfig::default(), ConnConfig::default());
+    p.write_all(A, &pattern(50_000));
+    p.settle();
+    p.read_all(B);
+    let mut count = 0;
+    p.pass = Box::new(move |end, _, t| {
+        count += usize::from(end == A && t.payload_len() > 0);
+        !(end == A && t.payload_len() > 0 && [3, 4].contains(&count))
+    });
+    p.write_all(A, &pattern(4 * 1448));
+    let (start, acked) = (p.now, p.ends[A].bytes_acked());
+    p.run_until(|p| p.ends[A].bytes_acked() == acked + 2 * 1448);
+    p.delay = ms(2);
+    p.run_until(|p| p.ends[B].readable_len() == 4 * 1448);
+    assert!(p.now.since(start) < ms(100), "{:?}", p.now.since(start));
+    assert_eq!(p.ends[A].info().timeouts, 0);
+}
+
+#[test]
 fn a_lost_tail_is_repaired_by_a_probe() {
     let mut p = Pair::established(ConnConfig::default(), ConnConfig::default());
     p.delay = ms(1);
