@@ -21,6 +21,9 @@ const POOL: usize = 64;
 /// Packets asked for at once while they are large: what one turn brings is read while it is in the cache.
 const LARGE_BATCH: usize = 8;
 
+/// The fewest asked for while they are small: twice as many as came last, up to all that one call can bring.
+const SMALL_BATCH: usize = 4;
+
 /// How many packets a device is to ask the kernel for: fewer while they are large.
 #[derive(Debug)]
 pub(crate) struct Portion(AtomicUsize);
@@ -38,7 +41,9 @@ impl Portion {
     pub(crate) fn learn(&self, batch: &RxBatch) {
         let bytes: usize = batch.iter().map(|(_, packet)| packet.len()).sum();
         if let Some(average) = bytes.checked_div(batch.len()) {
-            self.0.store(if average >= OWNED_MIN { LARGE_BATCH } else { sys::BATCH }, Ordering::Relaxed);
+            // To ask for more than comes costs time, too.
+            let small = (2 * batch.len()).clamp(SMALL_BATCH, sys::BATCH);
+            self.0.store(if average >= OWNED_MIN { LARGE_BATCH } else { small }, Ordering::Relaxed);
         }
     }
 }

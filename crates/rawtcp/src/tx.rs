@@ -17,8 +17,9 @@ use rawtcp_proto::wire::checksum;
 use rawtcp_proto::wire::ip::IpMeta;
 use rawtcp_proto::wire::tcp::{HeaderBuf, build};
 use rawtcp_proto::{CloseReason, Connection, FourTuple, Instant, SeqNum, Transmit, TxLimits};
+use smallvec::SmallVec;
 use std::io::IoSlice;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Packets sent in one hold of a connection's lock: a raw send costs 5.5–7 µs, so this bounds the wait
@@ -95,28 +96,21 @@ pub(crate) fn transmit(
     let limits = TxLimits { max_payload: segmentable, timer_slack: TIMER_SLACK };
     let hold = if segmentable > 0 { 1 } else { HOLD };
 
-    let mut decided: [Option<Transmit>; HOLD] = [const { None }; HOLD];
-    let mut n = 0;
-    while n < HOLD {
+    let mut decided = SmallVec::<[Transmit; HOLD]>::new();
+    let mut whole = false;
+    while decided.len() < HOLD && !(whole && decided.len() >= hold) {
         let Some(transmit) = inner.conn.poll_transmit(now, &limits) else { break };
-        let whole = transmit.segment_size != 0;
-        decided[n] = Some(transmit);
-        n += 1;
-        if whole && n >= hold {
-            break;
-        }
+        whole = transmit.segment_size != 0;
+        decided.push(transmit);
     }
-    if n == 0 {
+    if decided.is_empty() {
         return Sent::All;
     }
-    let decided = &decided[..n];
-    let blocked = send_all(&By { host, open, link }, cell, &inner.conn, decided, trouble);
-    inner.blocked = blocked;
-    let whole = decided[n - 1].as_ref().is_some_and(|transmit| transmit.segment_size != 0);
-    match blocked {
+    inner.blocked = send_all(&By { host, open, link }, cell, &inner.conn, &decided, trouble);
+    match inner.blocked {
         true => Sent::Blocked,
         false if whole => Sent::More { packets: WHOLE },
-        false if n == HOLD => Sent::More { packets: HOLD },
+        false if decided.len() == HOLD => Sent::More { packets: HOLD },
         false => Sent::All,
     }
 }
@@ -133,14 +127,13 @@ fn send_all(
     by: &By<'_>,
     cell: &Arc<ConnCell>,
     conn: &Connection,
-    decided: &[Option<Transmit>],
+    decided: &[Transmit],
     trouble: &mut Trouble,
 ) -> bool {
     let offload = by.open.io.capabilities().tx_checksum;
     let tuple = conn.tuple();
-    let mut headers = [const { HeaderBuf::new() }; HOLD];
-    let mut slices = 0;
-    for (buf, transmit) in headers.iter_mut().zip(decided.iter().flatten()) {
+    let mut headers = SmallVec::<[HeaderBuf; HOLD]>::new();
+    for transmit in decided {
         let ip = IpMeta {
             src: tuple.local.ip(),
             dst: tuple.remote.ip(),
@@ -149,49 +142,32 @@ fn send_all(
             id: transmit.ip_id,
             flow_label: 0,
         };
-        let payload = conn.payload(transmit);
-        slices += 1 + payload.clone().count();
-        let sum = if offload { None } else { Some(sum(payload)) };
+        let sum = if offload { None } else { Some(sum(conn.payload(transmit))) };
+        headers.push(HeaderBuf::new());
+        let Some(buf) = headers.last_mut() else { continue };
         build(buf, &ip, &transmit.header, transmit.payload_len(), sum);
     }
-    let mut few = [IoSlice::new(&[]); VECTORS];
-    let mut many;
-    let vectors = if slices <= VECTORS {
-        &mut few[..slices]
-    } else {
-        many = vec![IoSlice::new(&[]); slices];
-        &mut many[..]
-    };
+    let mut vectors = SmallVec::<[IoSlice<'_>; VECTORS]>::new();
     let mut bounds = [0; HOLD + 1];
-    let mut at = 0;
-    for (i, (buf, transmit)) in headers.iter().zip(decided.iter().flatten()).enumerate() {
-        vectors[at] = IoSlice::new(buf.as_slice());
-        at += 1;
-        for slice in conn.payload(transmit) {
-            vectors[at] = IoSlice::new(slice);
-            at += 1;
-        }
-        bounds[i + 1] = at;
+    for (i, (buf, transmit)) in headers.iter().zip(decided).enumerate() {
+        vectors.push(IoSlice::new(buf.as_slice()));
+        vectors.extend(conn.payload(transmit).map(IoSlice::new));
+        bounds[i + 1] = vectors.len();
     }
-    let empty = TxPacket {
-        dst: tuple.remote.ip(),
-        scope: scope(&tuple.remote),
-        link: by.link,
-        slices: &[],
-        segment_size: 0,
-        checksum: TxChecksum::Complete,
-    };
-    let mut packets = [empty; HOLD];
-    for (i, (packet, transmit)) in packets.iter_mut().zip(decided.iter().flatten()).enumerate() {
-        packet.slices = &vectors[bounds[i]..bounds[i + 1]];
-        packet.segment_size = transmit.segment_size;
-        if offload {
-            packet.checksum = partial(&headers[i]);
-        }
+    let mut packets = SmallVec::<[TxPacket<'_>; HOLD]>::new();
+    for (i, (transmit, header)) in decided.iter().zip(&headers).enumerate() {
+        packets.push(TxPacket {
+            dst: tuple.remote.ip(),
+            scope: scope(&tuple.remote),
+            link: by.link,
+            slices: &vectors[bounds[i]..bounds[i + 1]],
+            segment_size: transmit.segment_size,
+            checksum: if offload { partial(header) } else { TxChecksum::Complete },
+        });
     }
-    let left = send(by, &packets[..decided.len()], trouble);
+    let left = send(by, &packets, trouble);
     if let Some((at, reason)) = trouble.unreachable.take() {
-        trouble.soft = decided[at].as_ref().map(|transmit| (transmit.header.seq, reason));
+        trouble.soft = Some((decided[at].header.seq, reason));
     }
     if left.is_empty() {
         return false;
@@ -244,6 +220,9 @@ fn send<'p, 'a>(by: &By<'_>, packets: &'p [TxPacket<'a>], trouble: &mut Trouble)
 
 /// Sends answers that belong to no connection: each by the lane that `lane` knows for its peer, or else as the kernel does.
 pub(crate) fn send_replies(host: &Host, replies: &[Reply], lane: impl Fn(&FourTuple) -> Option<Lane>) {
+    if replies.is_empty() {
+        return;
+    }
     let now = host.clock.now();
     let way = |reply: &Reply| match lane(&reply.tuple) {
         Some(lane) => Ok(lane.choose(now)),
@@ -269,8 +248,8 @@ pub(crate) fn send_replies(host: &Host, replies: &[Reply], lane: impl Fn(&FourTu
 fn send_group(by: &By<'_>, replies: &[Reply]) {
     let By { host, open, link } = *by;
     let offload = open.io.capabilities().tx_checksum;
-    let mut headers = [const { HeaderBuf::new() }; HOLD];
-    for (buf, reply) in headers.iter_mut().zip(replies) {
+    let mut headers = SmallVec::<[HeaderBuf; HOLD]>::new();
+    for reply in replies {
         let ip = IpMeta {
             src: reply.tuple.local.ip(),
             dst: reply.tuple.remote.ip(),
@@ -280,30 +259,25 @@ fn send_group(by: &By<'_>, replies: &[Reply]) {
             id: 0,
             flow_label: 0,
         };
-        build(buf, &ip, &reply.header, 0, (!offload).then_some(0));
+        let mut buf = HeaderBuf::new();
+        build(&mut buf, &ip, &reply.header, 0, (!offload).then_some(0));
+        headers.push(buf);
     }
-    let mut slices = [[IoSlice::new(&[])]; HOLD];
-    for (slice, header) in slices.iter_mut().zip(&headers) {
-        slice[0] = IoSlice::new(header.as_slice());
-    }
-    let empty = TxPacket {
-        dst: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-        scope: 0,
-        link,
-        slices: &[],
-        segment_size: 0,
-        checksum: TxChecksum::Complete,
-    };
-    let mut packets = [empty; HOLD];
-    for (i, (packet, reply)) in packets.iter_mut().zip(replies).enumerate() {
-        packet.dst = reply.tuple.remote.ip();
-        packet.scope = scope(&reply.tuple.remote);
-        packet.slices = &slices[i];
-        if offload {
-            packet.checksum = partial(&headers[i]);
-        }
-    }
-    let packets = &packets[..replies.len()];
+    let slices: SmallVec<[_; HOLD]> = headers.iter().map(|header| [IoSlice::new(header.as_slice())]).collect();
+    let packets: SmallVec<[_; HOLD]> = replies
+        .iter()
+        .zip(&headers)
+        .zip(&slices)
+        .map(|((reply, header), slices)| TxPacket {
+            dst: reply.tuple.remote.ip(),
+            scope: scope(&reply.tuple.remote),
+            link,
+            slices,
+            segment_size: 0,
+            checksum: if offload { partial(header) } else { TxChecksum::Complete },
+        })
+        .collect();
+    let packets = &packets[..];
     let left = if open.queue.is_busy() { packets } else { send(by, packets, &mut Trouble::default()) };
     if !left.is_empty() {
         open.queue.keep_replies(left, &host.counters);

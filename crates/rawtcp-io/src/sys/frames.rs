@@ -3,7 +3,6 @@
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr;
 
 use super::{BATCH, MAX_VECTORS, ReceiveOutcome, receive_messages, with_few_slices};
 use crate::{RX_SLOT_SIZE, RxBatch, RxMeta, TxPacket};
@@ -41,31 +40,40 @@ pub(crate) fn receive<const P: usize>(
     mut meta: impl FnMut(&[u8; P]) -> Option<RxMeta>,
 ) -> io::Result<ReceiveOutcome> {
     let asked = batch.capacity().min(BATCH).min(most);
-    let mut prefixes = [[0_u8; P]; BATCH];
-    let mut vectors = [[libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; 2]; BATCH];
-    // SAFETY: all-zero is a valid mmsghdr: null pointers, zero lengths, and on musl zeroed padding.
-    let mut messages: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
-    for (i, buffer) in batch.prepare_first(asked).enumerate() {
-        vectors[i] = [
-            libc::iovec { iov_base: prefixes[i].as_mut_ptr().cast(), iov_len: P },
+    // Only as many as are asked for are written to: this is done for each batch, and most are small.
+    let mut prefixes = [const { MaybeUninit::<[u8; P]>::uninit() }; BATCH];
+    let mut vectors = [const { MaybeUninit::<[libc::iovec; 2]>::uninit() }; BATCH];
+    let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
+    let places = prefixes.iter_mut().zip(&mut vectors).zip(&mut messages);
+    for (((prefix, vectors), message), buffer) in places.zip(batch.prepare_first(asked)) {
+        let vectors = vectors.write([
+            libc::iovec { iov_base: prefix.as_mut_ptr().cast(), iov_len: P },
             libc::iovec { iov_base: buffer.spare_capacity_mut().as_mut_ptr().cast(), iov_len: RX_SLOT_SIZE },
-        ];
-        messages[i].msg_hdr.msg_iov = vectors[i].as_mut_ptr();
-        messages[i].msg_hdr.msg_iovlen = 2;
+        ]);
+        // SAFETY: all-zero is a valid mmsghdr: null pointers, zero lengths, and on musl zeroed padding.
+        let message = message.write(unsafe { mem::zeroed() });
+        message.msg_hdr.msg_iov = vectors.as_mut_ptr();
+        message.msg_hdr.msg_iovlen = 2;
     }
-    // SAFETY: the first `asked` messages point to two iovecs each, and these to P bytes on this stack frame and to
+    // SAFETY: the loop above has initialized the first `asked` messages, as the batch has as many slots.
+    let messages = unsafe { messages[..asked].assume_init_mut() };
+    // SAFETY: these messages point to two iovecs each, and these to P bytes on this stack frame and to
     // RX_SLOT_SIZE bytes of spare capacity of a distinct slot of `batch`, which is mutably borrowed and not touched
     // until the call returns.
-    let received = unsafe { receive_messages(fd, &mut messages[..asked])? };
+    let received = unsafe { receive_messages(fd, messages)? };
     let mut truncated = 0;
     for (i, message) in messages[..received.min(asked)].iter().enumerate() {
         let length = (message.msg_len as usize).saturating_sub(P).min(RX_SLOT_SIZE);
         // SAFETY: the kernel filled the P bytes of the prefix first and then wrote the rest of `msg_len` bytes, at most
         // the RX_SLOT_SIZE offered, to the start of this slot's (empty) buffer, whose capacity is at least RX_SLOT_SIZE.
         unsafe { batch.buffer(i).set_len(length) };
-        if message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
+        let cut = message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+        if cut || (message.msg_len as usize) < P {
             truncated += 1;
-        } else if let Some(meta) = meta(&prefixes[i]) {
+            continue;
+        }
+        // SAFETY: the kernel has filled the P bytes of the prefix, which come first.
+        if let Some(meta) = meta(unsafe { prefixes[i].assume_init_ref() }) {
             batch.swap_unused(i);
             batch.commit(meta);
         }
@@ -112,22 +120,22 @@ fn send_some<const P: usize>(
         many.resize_with(needed, MaybeUninit::uninit);
         &mut many[..]
     };
-    let mut prefixes = [[0_u8; P]; BATCH];
-    let mut messages = [const { MaybeUninit::<libc::mmsghdr>::zeroed() }; BATCH];
+    let mut prefixes = [const { MaybeUninit::<[u8; P]>::uninit() }; BATCH];
+    let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
     let (mut used, mut count) = (0, 0);
     for ((packet, bytes), message) in packets.iter().zip(&mut prefixes).zip(&mut messages) {
         let needed = packet.slices.len() + 1;
         if used + needed > vectors.len() {
             break;
         }
-        *bytes = prefix(packet);
+        let bytes = bytes.write(prefix(packet));
         let own = &mut vectors[used..used + needed];
         own[0].write(libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: P });
         for (vector, slice) in own[1..].iter_mut().zip(packet.slices) {
             vector.write(libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() });
         }
-        // SAFETY: it was zeroed, which is a valid mmsghdr: null pointers, zero lengths, zeroed padding on musl.
-        let header = unsafe { &mut message.assume_init_mut().msg_hdr };
+        // SAFETY: all-zero is a valid mmsghdr: null pointers, zero lengths, zeroed padding on musl.
+        let header = &mut message.write(unsafe { mem::zeroed() }).msg_hdr;
         header.msg_iov = own.as_mut_ptr().cast();
         header.msg_iovlen = needed as _;
         used += needed;
