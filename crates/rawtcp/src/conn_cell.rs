@@ -49,6 +49,8 @@ pub(crate) struct Inner {
     pub(crate) touched: bool,
     /// It stands in the host's list of connections that have more to send.
     pub(crate) scheduled: bool,
+    /// Bytes that its writer has written without giving way.
+    pub(crate) stretch: usize,
     /// `set_linger`, as set.
     pub(crate) linger: Option<Duration>,
     /// `set_quickack`, as set.
@@ -130,6 +132,7 @@ impl ConnCell {
             turn: false,
             touched: false,
             scheduled: false,
+            stretch: 0,
             linger,
             quickack: true,
             acked: None,

@@ -8,15 +8,20 @@ use bytes::{BufMut, Bytes};
 use rawtcp_proto::{CloseReason, Connection, Instant, State, UserError};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 use tokio::task::coop::poll_proceed;
+use tokio::task::yield_now;
 
 /// Packets that a writer sends by itself before the driver goes on, about as long as a task may run: four holds of single
 /// packets, or 1 MiB in segmentable ones. A writer that leaves no backlog behind has the kernel copy what is in the cache
 /// still, and wakes no driver.
 const USER_PACKETS: usize = 64;
+
+/// Bytes that a task may write before it gives way once, and the most that one poll takes: meanwhile acknowledgments are
+/// received, and the memory of what they cover is written to again while it is in the cache.
+const STRETCH: usize = 512 << 10;
 
 /// A closing operation of one direction.
 type Outcome<R> = Result<R, UserError>;
@@ -107,8 +112,15 @@ impl ConnCell {
         if self.host().is_dead() {
             return Poll::Ready(Err(self.host().gone()));
         }
-        let now = self.now();
+        if mask == Bits::WRITE && inner.has_stretched() {
+            drop(inner);
+            // Behind the runtime's reactor and the driver.
+            return pin!(yield_now()).poll(cx).map(|()| Err(io::ErrorKind::WouldBlock.into()));
+        }
         let mut after = After::default();
+        let before = inner.conn.unacked_len();
+        // Looked at when there is something to do, which half of all calls have not.
+        let mut clock = None;
         // The second round is for readiness that outlived its cause.
         loop {
             if !inner.readiness.has(mask) {
@@ -118,6 +130,7 @@ impl ConnCell {
                 drop(replaced);
                 return Poll::Pending;
             }
+            let now = *clock.get_or_insert_with(|| self.now());
             match self.attempt(&mut inner, mask, &mut after, |conn| op(conn, now)) {
                 Err(UserError::WouldBlock) => {}
                 Err(error) => {
@@ -130,6 +143,7 @@ impl ConnCell {
                     if short(&result) {
                         self.exhausted(&mut inner, mask, &mut after);
                     }
+                    inner.stretch += inner.conn.unacked_len().saturating_sub(before);
                     self.conclude(inner, now, after);
                     coop.made_progress();
                     return Poll::Ready(Ok(result));
@@ -149,6 +163,7 @@ impl ConnCell {
     }
 
     pub(crate) fn poll_write(self: &Arc<Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let buf = &buf[..buf.len().min(STRETCH)];
         let write = |conn: &mut Connection, now| conn.write(now, buf);
         self.poll_op(cx, Bits::WRITE, write, |&n| 0 < n && n < buf.len())
     }
@@ -358,6 +373,17 @@ impl ConnCell {
         let result = op(&mut inner, now);
         self.conclude(inner, now, After::default());
         result
+    }
+}
+
+impl Inner {
+    /// Whether the writer's task should give way, which it does once.
+    fn has_stretched(&mut self) -> bool {
+        let over = self.stretch >= STRETCH;
+        if over {
+            self.stretch = 0;
+        }
+        over
     }
 }
 

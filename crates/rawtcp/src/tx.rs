@@ -123,13 +123,7 @@ struct By<'a> {
 }
 
 /// Builds the packets of these decisions and hands them to the device. Says whether the device is full.
-fn send_all(
-    by: &By<'_>,
-    cell: &Arc<ConnCell>,
-    conn: &Connection,
-    decided: &[Transmit],
-    trouble: &mut Trouble,
-) -> bool {
+fn send_all(by: &By<'_>, cell: &Arc<ConnCell>, conn: &Connection, decided: &[Transmit], trouble: &mut Trouble) -> bool {
     let offload = by.open.io.capabilities().tx_checksum;
     let tuple = conn.tuple();
     let mut headers = SmallVec::<[HeaderBuf; HOLD]>::new();

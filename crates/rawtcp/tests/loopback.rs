@@ -1,9 +1,10 @@
 //! Whole programs on the loopback inside the process: no privilege, no kernel.
 
 use rawtcp::net::{TcpListener, TcpStream};
-use rawtcp::{Device, Stack};
+use rawtcp::{ConnConfig, Device, Stack};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::time::timeout;
@@ -53,6 +54,31 @@ async fn echo() {
         })
         .await;
     }
+}
+
+/// With room for everything a long write never waits, and the runtime's other tasks, and the acknowledgments, have their
+/// turn all the same.
+#[tokio::test]
+async fn a_long_write_gives_way_though_there_is_room() {
+    const LEN: usize = 4 << 20;
+    let config = ConnConfig { send_buffer: LEN, send_buffer_max: LEN, ..ConnConfig::default() };
+    let stack = Stack::builder().device(Device::Loopback).config(config).build().unwrap();
+    let (mut a, mut b) = pair(&stack).await;
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counted = turns.clone();
+    let other = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    let data = pattern(LEN, 9);
+    soon(a.write_all(&data)).await.unwrap();
+    assert!(turns.load(Ordering::Relaxed) >= 7, "{turns:?}");
+    other.abort();
+    let mut got = vec![0; LEN];
+    soon(b.read_exact(&mut got)).await.unwrap();
+    assert!(got == data);
 }
 
 async fn exchange(a: TcpStream, b: TcpStream, len: usize) {
