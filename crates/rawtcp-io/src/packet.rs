@@ -33,7 +33,9 @@ const ETHERNET: usize = 14;
 /// What stands before an IP packet.
 const PREFIX: usize = vnet::LENGTH + ETHERNET;
 
-/// From `<linux/if_packet.h>`: members take turns, which costs less than a hash where there is one.
+/// From `<linux/if_packet.h>`: all packets of a flow, in either direction, come to the same member.
+const FANOUT_HASH: libc::c_int = 0;
+/// Members take turns, which costs less than a hash where there is one.
 const FANOUT_ROUND_ROBIN: libc::c_int = 1;
 const FANOUT_FLAG_UNIQUE_ID: libc::c_int = 0x2000;
 const FANOUT_FLAG_IGNORE_OUTGOING: libc::c_int = 0x4000;
@@ -76,6 +78,33 @@ impl PacketDevice {
     /// # Errors
     /// Without CAP_NET_RAW: `PermissionDenied` around a [`MissingPrivilege`](crate::MissingPrivilege).
     pub fn open(interface: &Arc<Interface>, config: &PacketConfig) -> io::Result<Self> {
+        let device = Self::bind(interface, config)?;
+        device.join(FANOUT_ROUND_ROBIN, None)?;
+        Ok(device)
+    }
+
+    /// Opens several sockets between which the kernel spreads what the interface receives (`PACKET_FANOUT_HASH`): all
+    /// packets of a connection come by the same one, in their order, but nobody knows beforehand by which. So all of
+    /// them need the same [ports](PacketIo::set_ports), and each has a receive queue of its own. They may be read by
+    /// several threads, and any of them sends to anybody. The spread holds for as long as all of them are open. None at
+    /// all for a number of 0.
+    ///
+    /// # Errors
+    /// As [`PacketDevice::open`].
+    pub fn open_several(interface: &Arc<Interface>, config: &PacketConfig, number: usize) -> io::Result<Vec<Self>> {
+        if number == 1 {
+            return Ok(vec![Self::open(interface, config)?]);
+        }
+        let devices = (0..number).map(|_| Self::bind(interface, config)).collect::<io::Result<Vec<_>>>()?;
+        let mut group = None;
+        for device in &devices {
+            group = Some(device.join(FANOUT_HASH, group)?);
+        }
+        Ok(devices)
+    }
+
+    /// A socket that receives nothing yet.
+    fn bind(interface: &Arc<Interface>, config: &PacketConfig) -> io::Result<Self> {
         // Protocol 0 receives nothing, so nothing is queued before the filter stands.
         let socket = Socket::new(Domain::PACKET, Type::RAW, None).map_err(privileges::explain)?;
         filter::attach(&socket, &filter::drop_all())?;
@@ -86,8 +115,6 @@ impl PacketDevice {
         let recv_buffer = enlarge_receive_buffer(&socket, config.recv_buffer)?;
         enlarge_send_buffer(&socket, config.send_buffer)?;
         frames::bind(fd, interface.index(), libc::ETH_P_ALL)?;
-        let fanout = FANOUT_ROUND_ROBIN | FANOUT_FLAG_UNIQUE_ID | FANOUT_FLAG_IGNORE_OUTGOING | FANOUT_FLAG_DEFRAG;
-        sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, fanout << 16)?;
         Ok(Self {
             socket,
             interface: interface.clone(),
@@ -96,6 +123,16 @@ impl PacketDevice {
             drops: AtomicU64::new(0),
             portion: Portion::new(),
         })
+    }
+
+    /// Joins a fan-out group, or begins one, with an identity that no other of the namespace has. Says which it is.
+    fn join(&self, kind: libc::c_int, group: Option<u16>) -> io::Result<u16> {
+        let unique = if group.is_none() { FANOUT_FLAG_UNIQUE_ID } else { 0 };
+        let flags = kind | unique | FANOUT_FLAG_IGNORE_OUTGOING | FANOUT_FLAG_DEFRAG;
+        let value = flags << 16 | libc::c_int::from(group.unwrap_or(0));
+        sys::set_option(self.fd(), libc::SOL_PACKET, libc::PACKET_FANOUT, value)?;
+        let [joined] = sys::get_option::<1>(self.fd(), libc::SOL_PACKET, libc::PACKET_FANOUT)?;
+        Ok(joined as u16)
     }
 
     /// The interface.
