@@ -6,6 +6,7 @@ mod close_table;
 mod common;
 mod congestion;
 mod cookies;
+mod drivers;
 mod ecn;
 mod ending;
 mod errors;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     tests.extend(pmtu::tests());
     tests.extend(urgent::tests());
     tests.extend(ethernet::tests());
+    tests.extend(drivers::tests());
     tests.extend(ownership::tests());
     tests.extend(churn::tests());
     tests.extend(half_close::tests());

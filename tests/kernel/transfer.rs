@@ -68,14 +68,22 @@ pub(crate) async fn exchange<S>(stream: &mut S) -> Outcome
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
+    exchange_of(stream, SIZE).await
+}
+
+/// As [`exchange`], with so many bytes each way.
+pub(crate) async fn exchange_of<S>(stream: &mut S, size: u64) -> Outcome
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
     let (mut read, mut write) = tokio::io::split(stream);
     let sending = async {
-        send(&mut write, SIZE).await?;
+        send(&mut write, size).await?;
         write.shutdown().await
     };
     let (sent, received) = soon("exchange", futures::future::join(sending, receive(&mut read))).await;
     sent?;
-    assert_eq!(received?, SIZE);
+    assert_eq!(received?, size);
     Ok(())
 }
 

@@ -25,6 +25,7 @@ models!(
     peeks,
     reset,
     scheduled,
+    several_drivers,
     transfer,
     waiters,
 );

@@ -25,15 +25,15 @@ pub(crate) fn current() -> io::Result<Arc<Host>> {
     }
     // Without the lock: this may take a while, fail, or panic.
     let host = Host::new(StackBuilder::from_env()?.into_settings())?;
-    let driver = Driver::new(&host, Some(id))?;
+    let drivers = Driver::all(&host, Some(id))?;
     host.hold();
     let first = lock(&STACKS).entry(id).or_insert_with(|| host.clone()).clone();
     if !Arc::ptr_eq(&first, &host) {
-        // Another thread was faster; this one's driver goes, and takes only its own stack with it.
+        // Another thread was faster; this one's drivers go, and take only their own stack with them.
         return Ok(first);
     }
-    // Without the lock: a runtime that is shutting down drops the driver at once.
-    driver.spawn(&handle);
+    // Without the lock: a runtime that is shutting down drops the drivers at once.
+    Driver::spawn(drivers, &handle);
     Ok(host)
 }
 

@@ -33,7 +33,8 @@ pub(crate) struct Grant {
     pub(crate) bytes: usize,
     /// What the budget had to give for that.
     taken: usize,
-    device: usize,
+    /// By whose receive queue its packets come.
+    pub(crate) device: usize,
 }
 
 /// The budgets of all devices.
@@ -65,6 +66,18 @@ impl Budgets {
         });
         grant.bytes += more;
         grant.taken += more;
+    }
+
+    /// The connection's packets come by another device than was thought. What it may use stays, although that device's
+    /// budget may not have it all.
+    pub(crate) fn change(&self, grant: &mut Grant, device: usize) {
+        self.0[grant.device].left.fetch_add(grant.taken, Ordering::Relaxed);
+        let mut taken = 0;
+        let _ = self.0[device].left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            taken = grant.taken.min(left);
+            Some(left - taken)
+        });
+        (grant.taken, grant.device) = (taken, device);
     }
 
     /// The connection is over.
@@ -186,6 +199,26 @@ mod tests {
         others.into_iter().for_each(|other| budgets.release(other));
         budgets.release(grant);
         assert_eq!(left(&budgets), [total, total]);
+    }
+
+    #[test]
+    fn a_grant_follows_its_connection_to_another_queue() {
+        let budgets = Budgets::new([1 << 20, 1 << 20].into_iter());
+        let total = (1 << 20) / 8 * 5;
+        let mut grant = budgets.grant(0, FREE + 1000);
+        budgets.change(&mut grant, 1);
+        assert_eq!((grant.bytes, grant.device, left(&budgets)), (FREE + 1000, 1, [total, total - 1000]));
+        // Where hardly anything is left, no more is given back at the end than was there to take.
+        let mut others = budgets.grant(0, FREE);
+        while left(&budgets)[0] >= SHARE {
+            budgets.grow(&mut others, usize::MAX);
+        }
+        let poor = left(&budgets)[0];
+        budgets.change(&mut grant, 0);
+        assert_eq!((grant.bytes, left(&budgets)), (FREE + 1000, [0, total]));
+        budgets.release(grant);
+        budgets.release(others);
+        assert_eq!(left(&budgets), [total, total], "{poor} were left");
     }
 
     #[test]

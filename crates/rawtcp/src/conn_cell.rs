@@ -12,7 +12,7 @@ use crate::events::{self, Ring};
 use crate::host::Host;
 use crate::readiness::{Bits, Readiness, WakeList};
 use crate::stats::count;
-use crate::sync::{Arc, Mutex, MutexGuard};
+use crate::sync::{Arc, AtomicU8, Mutex, MutexGuard, Ordering};
 use crate::timers::TimerKey;
 use crate::tx::{self, Sent, Trouble};
 use rawtcp_proto::stack::TimeWait;
@@ -32,6 +32,8 @@ pub(crate) struct ConnCell {
     tuple: FourTuple,
     /// Asserted: what a panic leaves behind in the host is guarded by its own locks.
     host: AssertUnwindSafe<Arc<Host>>,
+    /// The driver that goes on with it: by whose device its packets come.
+    driver: AtomicU8,
     inner: Mutex<Inner>,
 }
 
@@ -149,7 +151,8 @@ impl ConnCell {
             shows_events,
             span: (!span.is_disabled()).then(|| Box::new(span)),
         };
-        Arc::new(ConnCell { tuple, host: AssertUnwindSafe(host.clone()), inner: Mutex::new(inner) })
+        let driver = AtomicU8::new(host.devices.get(granted.device).driver as u8);
+        Arc::new(ConnCell { tuple, host: AssertUnwindSafe(host.clone()), driver, inner: Mutex::new(inner) })
     }
 
     pub(crate) fn tuple(&self) -> &FourTuple {
@@ -158,6 +161,30 @@ impl ConnCell {
 
     pub(crate) fn host(&self) -> &Arc<Host> {
         &self.host
+    }
+
+    /// Which driver goes on with it.
+    pub(crate) fn driver(&self) -> usize {
+        self.driver.load(Ordering::Relaxed).into()
+    }
+
+    /// Its packets come by this device, and so does whatever follows from that.
+    pub(crate) fn comes_by(&self, inner: &mut Inner, device: usize) {
+        if inner.granted.device != device {
+            self.changes_device(inner, device);
+        }
+    }
+
+    #[cold]
+    fn changes_device(&self, inner: &mut Inner, device: usize) {
+        if inner.detached {
+            // What it was granted has been given back.
+            return;
+        }
+        let devices = &self.host.devices;
+        self.host.budget.change(&mut inner.granted, device);
+        devices.follow(&mut inner.lane, device);
+        self.driver.store(devices.get(device).driver as u8, Ordering::Relaxed);
     }
 
     /// The one way in. A panic of whoever held the lock before resets this connection, and only this one.

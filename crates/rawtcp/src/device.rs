@@ -44,11 +44,16 @@ pub(crate) struct Open {
     /// What it receives may be for other hosts.
     pub(crate) sees_others: bool,
     pub(crate) queue: TxQueue,
+    /// Which driver receives from it, and sends what waits for it.
+    pub(crate) driver: usize,
+    /// The Ethernet interface. Its flows may be spread over several devices, which stand side by side.
+    ethernet: Option<u32>,
 }
 
 impl Open {
     fn new(io: Arc<dyn PacketIo>, carries: Carries) -> Self {
-        Open { sees_others: io.capabilities().frames, io, carries, queue: TxQueue::default() }
+        let sees_others = io.capabilities().frames;
+        Open { sees_others, io, carries, queue: TxQueue::default(), driver: 0, ethernet: None }
     }
 }
 
@@ -109,7 +114,7 @@ pub(crate) struct Devices {
     cookie: Option<u64>,
     /// What the kernel knows, where we send frames by ourselves.
     network: Option<Arc<Network>>,
-    /// The Ethernet devices, by the number of their interface.
+    /// The first device of each Ethernet interface, by the number of that.
     ethernets: Vec<(u32, usize)>,
     /// Where the kernel can be spared what they receive.
     ingress: Option<Arc<dyn Ingress>>,
@@ -212,11 +217,12 @@ fn lacks_family(error: &io::Error) -> bool {
 }
 
 impl Devices {
-    pub(crate) fn open(device: &Device) -> io::Result<Self> {
+    /// Opens the devices of a stack that may have so many drivers.
+    pub(crate) fn open(device: &Device, drivers: usize) -> io::Result<Self> {
         match device {
-            Device::Raw => Self::open_raw(None, &[]),
-            Device::Packet { interface } => Self::open_packet(interface.as_deref(), true),
-            Device::Auto => Self::open_packet(None, false),
+            Device::Raw => Self::open_raw(None, &[], drivers),
+            Device::Packet { interface } => Self::open_packet(interface.as_deref(), true, drivers),
+            Device::Auto => Self::open_packet(None, false, drivers),
             Device::Tun { interface, addresses } => {
                 Self::open_tun(&TunConfig { interface: interface.clone(), addresses: addresses.clone() })
             }
@@ -251,6 +257,15 @@ impl Devices {
         Devices { ingress: Some(ingress), ..Self::one(io, Addresses::Kernel) }
     }
 
+    /// Devices of which each has a driver, and of which the first sends.
+    #[cfg(rawtcp_models)]
+    pub(crate) fn several(ios: Vec<Arc<dyn PacketIo>>, addresses: Vec<IpAddr>) -> Self {
+        let open = |(driver, io)| Open { driver, ..Open::new(io, Carries::Tcp) };
+        let all: Vec<_> = ios.into_iter().enumerate().map(open).collect();
+        let first = all[0].io.clone();
+        Devices { all, ..Self::one(first, Addresses::Own(addresses)) }
+    }
+
     /// A TUN interface, and a loop for what must not leave by it.
     fn open_tun(config: &TunConfig) -> io::Result<Self> {
         let tun = TunDevice::open(config)?;
@@ -276,7 +291,7 @@ impl Devices {
     }
 
     /// AF_PACKET sockets on one interface or all, and raw IP sockets for what does not come in by those.
-    fn open_packet(name: Option<&str>, required: bool) -> io::Result<Self> {
+    fn open_packet(name: Option<&str>, required: bool, drivers: usize) -> io::Result<Self> {
         let network = Arc::new(Network::open()?);
         let chosen: Vec<Arc<Interface>> = network
             .interfaces()
@@ -292,10 +307,10 @@ impl Devices {
         }
         let names: Vec<&str> = chosen.iter().map(|interface| interface.name()).collect();
         tracing::info!(interfaces = ?names, "AF_PACKET on these interfaces, raw IP for everything else");
-        Self::open_raw(Some(network), &chosen)
+        Self::open_raw(Some(network), &chosen, drivers)
     }
 
-    fn open_raw(network: Option<Arc<Network>>, ethernets: &[Arc<Interface>]) -> io::Result<Self> {
+    fn open_raw(network: Option<Arc<Network>>, ethernets: &[Arc<Interface>], drivers: usize) -> io::Result<Self> {
         let config =
             RawConfig { except: ethernets.iter().map(|interface| interface.index()).collect(), ..RawConfig::default() };
         let v4 = RawIpV4::open(&config)?;
@@ -314,8 +329,11 @@ impl Devices {
         let mut by_interface = Vec::new();
         for interface in ethernets {
             by_interface.push((interface.index(), all.len()));
-            let packet = PacketDevice::open(interface, &PacketConfig::default())?;
-            all.push(Open::new(Arc::new(packet), Carries::Tcp));
+            let sockets = PacketDevice::open_several(interface, &PacketConfig::default(), drivers)?;
+            for (driver, socket) in sockets.into_iter().enumerate() {
+                let open = Open::new(Arc::new(socket), Carries::Tcp);
+                all.push(Open { driver, ethernet: Some(interface.index()), ..open });
+            }
         }
         Ok(Devices {
             all,
@@ -372,9 +390,11 @@ impl Devices {
         if lane.generation == self.generation() {
             return None;
         }
+        let before = lane.receives();
         match self.route(tuple.remote, Some(tuple.local.ip()), None) {
             Ok(way) => {
                 *lane = way.lane;
+                self.follow(lane, before);
                 Some(way.mtu)
             }
             Err(_) => {
@@ -383,6 +403,28 @@ impl Devices {
                 None
             }
         }
+    }
+
+    /// Packets come by this device: they leave by it as well, if it is of the same interface, so that one driver sees to both.
+    pub(crate) fn follow(&self, lane: &mut Lane, device: usize) {
+        if let Some(link) = &mut lane.link
+            && self.all[device].ethernet == self.all[link.device].ethernet
+        {
+            link.device = device;
+        }
+    }
+
+    /// Has a lane's packets leave by the device that a driver receives from.
+    pub(crate) fn by_driver(&self, lane: &mut Lane, driver: usize) {
+        if let Some(link) = &mut lane.link {
+            let first = self.all[link.device].driver;
+            self.follow(lane, lane.receives() + driver - first);
+        }
+    }
+
+    /// How many drivers have something to do.
+    pub(crate) fn drivers(&self) -> usize {
+        self.all.iter().map(|open| open.driver + 1).max().unwrap_or(1)
     }
 
     fn link(&self, remote: SocketAddr, source: IpAddr, scope: u32, by: Option<&str>) -> Option<Link> {

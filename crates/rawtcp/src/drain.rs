@@ -82,7 +82,7 @@ pub(crate) fn bury(engine: Engine, politely_waited: bool, broken: bool) {
     }
     host.ports.abandon();
     host.bury();
-    drop(host.take_scheduled(usize::MAX));
+    host.posts.iter().for_each(|post| drop((post.take_scheduled(usize::MAX), post.take_due(usize::MAX))));
 }
 
 /// Waits, blocking, until a stack whose driver still runs has delivered what streams left.
@@ -181,7 +181,10 @@ impl Drain {
             }
         }
         let mut more = self.engine.timers();
-        more |= self.engine.scheduled();
+        for driver in 0..self.engine.host().posts.len() {
+            more |= self.engine.due_for(driver);
+            more |= self.engine.scheduled_for(driver);
+        }
         for at in 0..devices {
             if self.engine.host().devices.get(at).queue.is_busy() {
                 more |= self.engine.flush(at);

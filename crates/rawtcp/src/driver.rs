@@ -1,348 +1,119 @@
-//! The driver: the task (or thread) that gives a stack's engine its turns.
+//! The drivers: the tasks (or threads) that give a stack's engines their turns.
 //!
-//! It waits for its devices, for the alarm, and for a kick from another thread; it takes bounded turns
-//! and yields between them. Only `enable_io` is needed of the runtime; devices inside the process use
-//! tokio's timer where there is one.
+//! A driver waits for its devices, and for a kick from another thread; it takes bounded turns and yields between them.
+//! The first one also sees to the alarm, to news of the network, and to the end of the stack. The end is everybody's: with
+//! the first driver that is dropped the stack ends, and whoever that is takes all engines away from the others.
 
 use crate::ambient;
-use crate::clock::real_now;
-use crate::conn_cell::ConnCell;
 use crate::drain;
-use crate::engine::Engine;
 use crate::host::{Host, Life};
-use crate::sync::Arc;
-use rawtcp_io::{Drained, ReadySource};
-use rawtcp_proto::Instant;
+use crate::rounds::Rounds;
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::runtime::{self, Handle};
-use tokio::time::Sleep;
+use tokio::runtime::{self, Handle, Runtime};
 
-/// Rounds over all sources before the task yields.
-const ROUNDS: usize = 8;
-
-/// No further round is begun after this time, for the sake of the runtime's other tasks.
-const TURN: Duration = Duration::from_millis(1);
-
-/// Nor after so many bytes: whoever reads them finds them in the cache still.
-const TURN_BYTES: u64 = 512 << 10;
-
-/// How soon to look again at a device that cannot be waited for: there is no descriptor left.
-const LOOK: Duration = Duration::from_millis(1);
-
-/// Errors in a row after which a device is left alone until it has news. Packets may be queued behind an error,
-/// and nothing would tell of them.
-const ERRORS: u32 = 16;
-
-/// How one device is waited for.
+/// What the drivers of a stack share.
 #[derive(Debug)]
-enum Source {
-    Fd {
-        readable: AsyncFd<OwnedFd>,
-        /// Errors since the last batch.
-        errors: u32,
-        /// Registered only while the device is full: the kernel reports "writable" after every packet
-        /// sent, and would wake the reactor each time.
-        writable: Option<AsyncFd<OwnedFd>>,
-    },
-    /// A waker's place in the device.
-    Slot,
-}
-
-/// How the alarm is waited for.
-#[derive(Debug)]
-enum Timer {
-    Fd(AsyncFd<OwnedFd>),
-    /// tokio's clock, and what it is set to.
-    Sleep(Option<(Instant, Pin<Box<Sleep>>)>),
-}
-
-/// The task that drives a stack. Dropping it ends the stack.
-#[derive(Debug)]
-pub(crate) struct Driver {
-    /// Taken out by `drop`.
-    engine: Option<Engine>,
-    sources: Vec<Source>,
-    timer: Timer,
-    /// News of the network around us.
-    news: Option<AsyncFd<OwnedFd>>,
+struct Crew {
+    host: Arc<Host>,
+    /// Locked for the length of a turn; empty once the stack ends.
+    rounds: Vec<Mutex<Option<Rounds>>>,
     /// The runtime whose default stack this is.
     default_of: Option<runtime::Id>,
-    /// `close` was called and its first part is over: every stream has been closed.
-    ending: bool,
-    /// It is in a turn. Dropped like this, it has panicked there.
-    at_work: bool,
+    /// One of the drivers was dropped.
+    over: AtomicBool,
+}
+
+/// One of the tasks that drive a stack. Dropping it ends the stack.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    crew: Arc<Crew>,
+    number: usize,
 }
 
 impl Driver {
-    /// A driver that waits by the reactor of the current runtime.
+    /// The drivers of a stack, which wait by the reactor of the current runtime.
     ///
     /// # Panics
     /// Outside of a runtime, or in one without I/O: as tokio does.
-    pub(crate) fn new(host: &Arc<Host>, default_of: Option<runtime::Id>) -> io::Result<Self> {
-        let mut sources = Vec::new();
-        for open in host.devices.all() {
-            sources.push(match open.io.ready_source() {
-                ReadySource::Fd(fd) => {
-                    Source::Fd { readable: watch(fd, Interest::READABLE)?, errors: 0, writable: None }
-                }
-                ReadySource::Waker(_) => Source::Slot,
-            });
+    pub(crate) fn all(host: &Arc<Host>, default_of: Option<runtime::Id>) -> io::Result<Vec<Self>> {
+        let rounds = (0..host.posts.len()).map(|driver| Rounds::new(host, driver));
+        Ok(Self::crew(host, rounds.collect::<io::Result<_>>()?, default_of))
+    }
+
+    fn crew(host: &Arc<Host>, rounds: Vec<Rounds>, default_of: Option<runtime::Id>) -> Vec<Self> {
+        let rounds: Vec<_> = rounds.into_iter().map(|rounds| Mutex::new(Some(rounds))).collect();
+        let crew = Arc::new(Crew { host: host.clone(), rounds, default_of, over: AtomicBool::new(false) });
+        (0..crew.rounds.len()).map(|number| Driver { crew: crew.clone(), number }).collect()
+    }
+
+    /// Drives a stack by tasks of this runtime.
+    pub(crate) fn spawn(drivers: Vec<Self>, handle: &Handle) {
+        for driver in drivers {
+            handle.spawn(driver);
         }
-        let timer = match host.alarm.fd() {
-            Some(fd) => Timer::Fd(watch(fd.as_fd(), Interest::READABLE)?),
-            None => Timer::Sleep(None),
-        };
-        let news = host.devices.network().map(|network| watch(network.news(), Interest::READABLE)).transpose()?;
-        let engine = Some(Engine::new(host.clone()));
-        Ok(Driver { engine, sources, timer, news, default_of, ending: false, at_work: false })
     }
 
-    /// Drives a stack by a task of this runtime.
-    pub(crate) fn spawn(self, handle: &Handle) {
-        handle.spawn(self);
-    }
-
-    /// Drives a stack by a thread of its own.
-    pub(crate) fn spawn_thread(host: &Arc<Host>) -> io::Result<()> {
-        let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
-        let driver = {
-            let _context = runtime.enter();
-            Driver::new(host, None)?
-        };
-        std::thread::Builder::new().name("rawtcp".into()).spawn(move || runtime.block_on(driver))?;
+    /// Drives a stack by threads of its own.
+    pub(crate) fn spawn_threads(host: &Arc<Host>) -> io::Result<()> {
+        let (mut runtimes, mut rounds) = (Vec::<Runtime>::new(), Vec::new());
+        for driver in 0..host.posts.len() {
+            let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
+            let context = runtime.enter();
+            rounds.push(Rounds::new(host, driver)?);
+            drop(context);
+            runtimes.push(runtime);
+        }
+        for (runtime, driver) in runtimes.into_iter().zip(Self::crew(host, rounds, None)) {
+            // If there are not threads enough, the stack ends with the first driver that has none.
+            std::thread::Builder::new().name("rawtcp".into()).spawn(move || runtime.block_on(driver))?;
+        }
         Ok(())
     }
-
-    /// Takes what a device has received, one batch. Says whether there may be more to do.
-    fn poll_readable(&mut self, at: usize, cx: &mut Context<'_>) -> bool {
-        let Some(engine) = &mut self.engine else { return false };
-        match &mut self.sources[at] {
-            Source::Fd { readable, errors, .. } => {
-                let Poll::Ready(Ok(mut guard)) = readable.poll_read_ready(cx) else { return false };
-                let result = engine.receive(at);
-                *errors = if result.is_ok() { 0 } else { *errors + 1 };
-                match result {
-                    Ok(Drained::Maybe) => {}
-                    // A short batch has drained the socket: no further call is needed to know.
-                    Ok(Drained::Yes) => guard.clear_ready(),
-                    Err(error) => {
-                        // ENETDOWN and the like: reported once each by the kernel.
-                        engine.host().warn_once_unknown("receive", &error);
-                        if *errors >= ERRORS {
-                            *errors = 0;
-                            guard.clear_ready();
-                        }
-                    }
-                }
-                true
-            }
-            Source::Slot => {
-                if let ReadySource::Waker(slot) = engine.host().devices.get(at).io.ready_source() {
-                    // Before looking, or a packet in between would wake nobody.
-                    slot.register(cx.waker());
-                }
-                matches!(engine.receive(at), Ok(Drained::Maybe))
-            }
-        }
-    }
-
-    /// Sends what waits for a device. Says whether anything was done.
-    fn poll_writable(&mut self, at: usize, cx: &mut Context<'_>) -> bool {
-        let Some(engine) = &mut self.engine else { return false };
-        let busy = engine.host().devices.get(at).queue.is_busy();
-        let Source::Fd { readable, writable, .. } = &mut self.sources[at] else {
-            return busy && engine.flush(at);
-        };
-        if !busy {
-            *writable = None;
-            return false;
-        }
-        let copied = match writable {
-            Some(copied) => copied,
-            None => match watch(readable.as_fd(), Interest::WRITABLE) {
-                Ok(copied) => writable.insert(copied),
-                Err(_) => {
-                    let flushed = engine.flush(at);
-                    if !flushed {
-                        engine.host().look_later(LOOK);
-                    }
-                    return flushed;
-                }
-            },
-        };
-        loop {
-            let Poll::Ready(Ok(mut guard)) = copied.poll_write_ready(cx) else { return false };
-            if engine.flush(at) {
-                return true;
-            }
-            guard.clear_ready();
-        }
-    }
-
-    /// Takes news of the network. Says whether there was any.
-    fn poll_news(&mut self, cx: &mut Context<'_>) -> bool {
-        let (Some(engine), Some(news)) = (&mut self.engine, &self.news) else { return false };
-        let Poll::Ready(Ok(mut guard)) = news.poll_read_ready(cx) else { return false };
-        engine.on_news();
-        guard.clear_ready();
-        true
-    }
-
-    /// Serves what is due. Says whether anything was.
-    ///
-    /// `look`: also if the reactor has not told of it yet. It is not asked while tasks are ready to run, and one that sends all
-    /// the time is.
-    fn poll_timer(&mut self, cx: &mut Context<'_>, look: bool) -> bool {
-        let Some(engine) = &mut self.engine else { return false };
-        if matches!(self.timer, Timer::Fd(_)) && !engine.host().clock.is_real() {
-            // Somebody paused tokio's clock.
-            engine.host().alarm.leave_real_time();
-            self.timer = Timer::Sleep(None);
-        }
-        match &mut self.timer {
-            Timer::Fd(fd) => {
-                let mut rang = false;
-                if let Poll::Ready(Ok(mut guard)) = fd.poll_read_ready(cx) {
-                    // The reactor tells of each time that it expires, and it is set anew below: nothing need be read.
-                    guard.clear_ready();
-                    rang = true;
-                }
-                let host = engine.host();
-                let serve = rang || look && host.alarm.is_due(|| host.clock.now());
-                if serve {
-                    engine.timers();
-                    engine.host().alarm.next();
-                }
-                serve
-            }
-            Timer::Sleep(sleep) => {
-                let Some(at) = engine.host().alarm.next() else {
-                    *sleep = None;
-                    return false;
-                };
-                if at <= engine.host().clock.now() {
-                    engine.timers();
-                    return true;
-                }
-                let Some(until) = engine.host().clock.to_tokio(at) else { return false };
-                match sleep {
-                    Some((set, _)) if *set == at => {}
-                    Some((set, sleep)) => {
-                        *set = at;
-                        sleep.as_mut().reset(until);
-                    }
-                    None => *sleep = Some((at, Box::pin(tokio::time::sleep_until(until)))),
-                }
-                sleep.as_mut().is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready())
-            }
-        }
-    }
-
-    /// Whether it is time to end: nobody can use the stack any more, or it was closed. In that case first what
-    /// was finished is delivered, and what is not is still in use; then the rest is closed and delivered.
-    fn is_over(&mut self) -> bool {
-        let Some(engine) = &self.engine else { return true };
-        let host = engine.host();
-        if let Some(device) = host.devices.gone() {
-            tracing::warn!(device, "the network interface was removed, and the stack ends");
-            host.set_life(Life::CutOff);
-            return true;
-        }
-        if !host.is_closing() {
-            return host.is_abandoned();
-        }
-        let patience_over = host.close_deadline_passed();
-        let wait = |host: &Host| !patience_over && host.connections().iter().any(ConnCell::is_undelivered);
-        if !self.ending {
-            if wait(host) {
-                return false;
-            }
-            drain::end_all(host);
-            self.ending = true;
-        }
-        !wait(host)
-    }
-}
-
-/// Has the reactor watch a descriptor: a copy of it, which stays open for as long as it is watched.
-fn watch(fd: BorrowedFd<'_>, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    let copy = fd.try_clone_to_owned()?;
-    #[expect(
-        deprecated,
-        reason = "the replacement is `unsafe` for the sake of descriptors that are not owned; this one is"
-    )]
-    AsyncFd::with_interest(copy, interest)
 }
 
 impl Future for Driver {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        if let Some(engine) = &this.engine {
-            // Before anything is looked at: what comes later kicks again.
-            engine.host().attend(cx.waker());
-        }
-        this.at_work = true;
-        let outcome = this.rounds(cx);
-        this.at_work = false;
+        let mut rounds = lock(&self.crew.rounds[self.number]);
+        // Another one has ended the stack.
+        let Some(rounds) = &mut *rounds else { return Poll::Ready(()) };
+        // Before anything is looked at: what comes later kicks again.
+        self.crew.host.posts[self.number].attend(cx.waker());
+        rounds.at_work = true;
+        let outcome = rounds.poll(cx);
+        rounds.at_work = false;
         outcome
-    }
-}
-
-impl Driver {
-    fn rounds(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let begin = real_now();
-        let received = |driver: &Self| driver.engine.as_ref().map_or(0, |engine| engine.received_bytes);
-        let before = received(self);
-        for round in 0..ROUNDS {
-            let mut busy = self.poll_news(cx);
-            for at in 0..self.sources.len() {
-                busy |= self.poll_readable(at, cx);
-            }
-            busy |= self.poll_timer(cx, busy || round == 0);
-            busy |= self.engine.as_mut().is_some_and(Engine::scheduled);
-            for at in 0..self.sources.len() {
-                busy |= self.poll_writable(at, cx);
-            }
-            if self.is_over() {
-                return Poll::Ready(());
-            }
-            if !busy {
-                return Poll::Pending;
-            }
-            // In virtual time nobody waits, and a run must not depend on how fast the machine is.
-            let late = matches!(self.timer, Timer::Fd(_)) && begin.elapsed() >= TURN;
-            if late || received(self) - before >= TURN_BYTES {
-                break;
-            }
-        }
-        // Others get their turn before the next rounds, and so do the runtime's timers and reactor: woken at once, this
-        // task would run sixty times before those are looked at.
-        std::pin::pin!(tokio::task::yield_now()).poll(cx)
     }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        let Some(engine) = self.engine.take() else { return };
-        if let Some(id) = self.default_of {
-            ambient::forget(id, engine.host());
+        let Crew { host, rounds, default_of, over } = &*self.crew;
+        if over.swap(true, Ordering::AcqRel) {
+            return;
         }
-        let host = engine.host().clone();
-        // Its copies of the devices' descriptors: with them they would stay open.
-        self.sources.clear();
-        let (politely_waited, broken) = (self.ending, self.at_work);
+        if let Some(id) = *default_of {
+            ambient::forget(id, host);
+        }
+        // Whoever is in a turn ends it first; turns never wait. From here on nobody else touches a device.
+        let all: Vec<Rounds> = rounds.iter().filter_map(|rounds| lock(rounds).take()).collect();
+        let politely_waited = all.iter().any(|rounds| rounds.ending);
+        let broken = all.iter().any(|rounds| rounds.at_work);
+        // What they wait by goes first: copies of the devices' descriptors, which would stay open.
+        let engine = all.into_iter().map(|rounds| rounds.engine).next();
+        host.kick_all();
         // It may be dropped while a panic of somebody else's unwinds: one of ours must not end the process then.
-        let buried = catch_unwind(AssertUnwindSafe(|| drain::bury(engine, politely_waited, broken)));
+        let buried = catch_unwind(AssertUnwindSafe(|| {
+            if let Some(engine) = engine {
+                drain::bury(engine, politely_waited, broken);
+            }
+        }));
         if buried.is_err() {
             // Nobody waits for ever in any case.
             host.set_life(Life::Dead);

@@ -1,4 +1,4 @@
-//! The engine: what happens in one turn of the driver, without any runtime.
+//! The engine: what happens in one turn of a driver, without any runtime.
 //!
 //! A turn takes bounded batches from the devices and stamps `now` once for each; every segment goes to
 //! its owner, and whoever was touched is settled once behind the batch. Timers, scheduled connections
@@ -44,10 +44,12 @@ const QUESTIONS: u32 = 1000;
 /// Batches between two looks at the devices' drop counters, which cost a system call each.
 const LOOK_AT_DROPS: u32 = 64;
 
-/// The state of the driver between turns.
+/// The state of a driver between turns.
 #[derive(Debug)]
 pub(crate) struct Engine {
     host: Arc<Host>,
+    /// Whose it is.
+    driver: usize,
     /// Taken out while it is worked through.
     batch: Option<RxBatch>,
     touched: Vec<Arc<ConnCell>>,
@@ -71,10 +73,11 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(host: Arc<Host>) -> Self {
+    pub(crate) fn new(host: Arc<Host>, driver: usize) -> Self {
         Engine {
             local: (host.devices.local(), host.devices.generation()),
             host,
+            driver,
             batch: Some(RxBatch::new(BATCH)),
             touched: Vec::new(),
             replies: Vec::new(),
@@ -83,7 +86,7 @@ impl Engine {
             shards: 0,
             wake: WakeList::default(),
             due: Vec::new(),
-            paths: PathCache::default(),
+            paths: PathCache::new(driver),
             batches: 0,
             asked: (0, Instant::ZERO),
             received_bytes: 0,
@@ -104,7 +107,7 @@ impl Engine {
             self.renew();
             let now = host.clock.now();
             self.received_bytes += batch.iter().map(|(_, packet)| packet.len() as u64).sum::<u64>();
-            count(&host.counters.packets_received, batch.len());
+            count(&host.posts[self.driver].received, batch.len());
             for i in 0..batch.len() {
                 let outcome = match open.carries {
                     Carries::Tcp | Carries::Ip => self.on_packet(&host, now, &batch, i, at),
@@ -130,7 +133,7 @@ impl Engine {
         if self.local.1 != generation {
             self.local = (self.host.devices.local(), generation);
             self.host.ports.renew_spared(&self.host.devices);
-            self.paths = PathCache::default();
+            self.paths = PathCache::new(self.driver);
         }
     }
 
@@ -206,7 +209,11 @@ impl Engine {
         match shard.on_segment_with_mtu(now, tuple, segment, |tuple| paths.mtu(host, now, tuple)) {
             Disposition::Connection(cell) => {
                 drop(shard);
-                return match self.deliver(&cell, |inner| inner.conn.on_segment(now, segment)) {
+                let act = |inner: &mut Inner| {
+                    cell.comes_by(inner, device);
+                    inner.conn.on_segment(now, segment)
+                };
+                return match self.deliver(&cell, act) {
                     // It has ended, earlier in this batch or on another thread, and the peer may know: a SYN that is
                     // dropped here would come again after a second only.
                     Err(DropReason::Closed) if cell.retire(now) => self.on_segment(host, now, tuple, segment, device),
@@ -301,7 +308,7 @@ impl Engine {
             (*asked, *since) = (0, now);
         }
         *asked += 1;
-        *asked <= QUESTIONS
+        *asked <= QUESTIONS.div_ceil(self.host.posts.len() as u32)
     }
 
     /// Takes an ICMP error. For a raw ICMPv6 socket the kernel has verified the checksum.
@@ -363,21 +370,38 @@ impl Engine {
         if !due.is_empty() {
             for due in due.drain(..) {
                 match due {
-                    Due::Connection(cell) => {
-                        let _ = self.deliver(&cell, |inner| {
-                            ConnCell::on_alarm(inner, now);
-                            Ok(())
-                        });
-                    }
+                    Due::Connection(cell) => match cell.driver() {
+                        driver if driver == self.driver => self.on_alarm(now, &cell),
+                        // An acknowledgment may wait in that driver's queue.
+                        driver => self.host.posts[driver].hand_over(cell),
+                    },
                     Due::Shard(at) => self.shard_timers(now, at),
-                    // The driver looks for itself.
-                    Due::Driver => {}
+                    // Each looks for itself.
+                    Due::Driver => self.host.kick_others(),
                 }
             }
             self.finish(now);
         }
         self.due = due;
         more
+    }
+
+    /// Serves deadlines of a driver's connections that were handed over to it, a bounded number. Says whether there were any.
+    pub(crate) fn due_for(&mut self, driver: usize) -> bool {
+        let due = self.host.posts[driver].take_due(TIMERS);
+        let now = self.host.clock.now();
+        due.iter().for_each(|cell| self.on_alarm(now, cell));
+        if !due.is_empty() {
+            self.finish(now);
+        }
+        !due.is_empty()
+    }
+
+    fn on_alarm(&mut self, now: Instant, cell: &Arc<ConnCell>) {
+        let _ = self.deliver(cell, |inner| {
+            ConnCell::on_alarm(inner, now);
+            Ok(())
+        });
     }
 
     fn shard_timers(&mut self, now: Instant, at: usize) {
@@ -394,7 +418,12 @@ impl Engine {
     /// Goes on with connections that have more to send than one hold, a bounded number. Says whether there
     /// were any.
     pub(crate) fn scheduled(&mut self) -> bool {
-        let cells = self.host.take_scheduled(HOLDS);
+        self.scheduled_for(self.driver)
+    }
+
+    /// The same, in the place of another driver.
+    pub(crate) fn scheduled_for(&mut self, driver: usize) -> bool {
+        let cells = self.host.posts[driver].take_scheduled(HOLDS);
         let any = !cells.is_empty();
         for cell in cells {
             let _ = self.deliver(&cell, |inner| {
@@ -473,8 +502,10 @@ impl Engine {
             let at = self.shards.trailing_zeros() as usize;
             self.shards &= self.shards - 1;
             let deadline = host.shard(at).poll_timeout();
-            // The driver looks at the alarm before it sleeps: no kick.
-            let _ = host.arm_shard(at, deadline);
+            // The first driver looks at the alarm before it sleeps: no kick.
+            if host.arm_shard(at, deadline) && self.driver > 0 {
+                host.kick();
+            }
         }
         self.wake.wake_all();
         for local in self.busy.drain(..) {

@@ -1,4 +1,4 @@
-//! What all parts of one stack share: tables, devices, ports, timers, and the way to the driver.
+//! What all parts of one stack share: tables, devices, ports, timers, and the way to the drivers.
 //!
 //! Locks, in the order in which they may be taken: ports, then a shard. A connection's lock comes with
 //! neither; under it only the leaves: a device's queue, the alarm, the list of scheduled connections.
@@ -7,13 +7,14 @@ use crate::alarm::{Alarm, Due};
 use crate::budget::{Budgets, Grant, SendBudget};
 use crate::clock::Clock;
 use crate::conn_cell::ConnCell;
-use crate::device::{Device, Devices, Reservation};
+use crate::device::{Device, Devices, Open, Reservation};
 use crate::error;
 use crate::listener_cell::{ListenerCell, ListenerRef};
 use crate::path_cache::RecentWays;
 use crate::ports::{Bind, Ports, Reuse, canonical};
+use crate::post::Post;
 use crate::stats::{Counters, StackStats};
-use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicUsize, AtomicWaker, Mutex, MutexGuard, Ordering, lock};
+use crate::sync::{Arc, AtomicBool, AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, lock};
 use crate::timers::TimerKey;
 use crate::tx;
 use rawtcp_io::timer::TimerFd;
@@ -29,6 +30,9 @@ pub(crate) type Shard = Stack<Arc<ConnCell>, ListenerRef>;
 
 /// Parts of the table: more than threads that could want one at once.
 const SHARDS: usize = 16;
+
+/// Drivers that a stack may have: beyond the parts of its table they would only wait for each other.
+pub(crate) const MAX_DRIVERS: usize = SHARDS;
 
 /// Half-open records that a listener may have in each shard, however small its backlog: the hash spreads
 /// few handshakes unevenly.
@@ -49,8 +53,10 @@ pub(crate) struct Settings {
     /// The kernel may be told to drop what AF_PACKET sockets receive for us.
     pub(crate) ingress_drop: bool,
     pub(crate) seed: Option<[u8; 32]>,
-    /// The driver has a thread, and so a runtime, of its own.
+    /// Each driver has a thread, and so a runtime, of its own.
     pub(crate) own_thread: bool,
+    /// How many drivers there shall be, at most.
+    pub(crate) drivers: usize,
 }
 
 /// What a listener's connections are like.
@@ -135,10 +141,9 @@ pub(crate) struct Host {
     close_timer: TimerKey,
     look_timer: TimerKey,
     hasher: TupleHasher,
-    scheduled: Mutex<Vec<Arc<ConnCell>>>,
+    /// One for each driver.
+    pub(crate) posts: Vec<Post>,
     listeners: Mutex<Vec<Arc<ListenerCell>>>,
-    driver: AtomicWaker,
-    kicked: AtomicBool,
     life: AtomicU8,
     /// `Stack` handles; the default stack has none.
     handles: AtomicUsize,
@@ -182,11 +187,20 @@ fn random_seed() -> io::Result<[u8; 32]> {
 }
 
 impl Host {
-    pub(crate) fn new(mut settings: Settings) -> io::Result<Arc<Self>> {
+    pub(crate) fn new(settings: Settings) -> io::Result<Arc<Self>> {
+        if !(1..=MAX_DRIVERS).contains(&settings.drivers) {
+            let text = format!("a stack has 1 to {MAX_DRIVERS} drivers, not {}", settings.drivers);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let devices = Devices::open(&settings.device, settings.drivers)?;
+        Self::with(settings, devices)
+    }
+
+    /// A stack on devices that are open.
+    pub(crate) fn with(mut settings: Settings, mut devices: Devices) -> io::Result<Arc<Self>> {
         // Buffers grow inside the budgets only.
         let conn = Arc::make_mut(&mut settings.conn);
         (conn.recv_buffer_on_request, conn.send_buffer_on_request) = (true, true);
-        let mut devices = Devices::open(&settings.device)?;
         if !settings.ingress_drop {
             devices.leave_ingress_alone();
         }
@@ -213,10 +227,8 @@ impl Host {
             close_timer,
             look_timer,
             hasher: TupleHasher::new(&seed),
-            scheduled: Mutex::default(),
+            posts: (0..devices.drivers()).map(|_| Post::default()).collect(),
             listeners: Mutex::default(),
-            driver: AtomicWaker::new(),
-            kicked: AtomicBool::new(false),
             life: AtomicU8::new(Life::Running as u8),
             handles: AtomicUsize::new(0),
             close_by: Mutex::default(),
@@ -313,35 +325,34 @@ impl Host {
         if self.is_closing() { Err(self.gone()) } else { Ok(()) }
     }
 
-    /// Has the driver take a turn.
+    /// Has the first driver take a turn: it looks at the alarm, and whether it is time to end.
     pub(crate) fn kick(&self) {
-        if !self.kicked.swap(true, Ordering::AcqRel) {
-            self.driver.wake();
-        }
+        self.posts[0].kick();
     }
 
-    /// The driver is at work: from here on a kick counts anew.
-    pub(crate) fn attend(&self, waker: &Waker) {
-        self.driver.register(waker);
-        // Not just a store: what was done before the kicks that this one takes must be seen from here on.
-        self.kicked.swap(false, Ordering::AcqRel);
+    /// Has the driver of a device take a turn.
+    pub(crate) fn kick_for(&self, device: &Open) {
+        self.posts[device.driver].kick();
     }
 
-    /// Has the driver go on with a connection.
+    /// Has all drivers but the first take a turn.
+    pub(crate) fn kick_others(&self) {
+        self.posts[1..].iter().for_each(Post::kick);
+    }
+
+    /// Has every driver take a turn.
+    pub(crate) fn kick_all(&self) {
+        self.posts.iter().for_each(Post::kick);
+    }
+
+    /// Has its driver go on with a connection.
     pub(crate) fn schedule(&self, cell: Arc<ConnCell>) {
-        lock(&self.scheduled).push(cell);
-        self.kick();
+        let post = &self.posts[cell.driver()];
+        post.schedule(cell);
         if self.is_buried() {
             // Nobody comes any more, and the list must not keep the stack alive.
-            drop(self.take_scheduled(usize::MAX));
+            drop(post.take_scheduled(usize::MAX));
         }
-    }
-
-    /// Takes the first of the connections that the driver is to go on with.
-    pub(crate) fn take_scheduled(&self, most: usize) -> Vec<Arc<ConnCell>> {
-        let mut scheduled = lock(&self.scheduled);
-        let most = most.min(scheduled.len());
-        scheduled.drain(..most).collect()
     }
 
     /// Takes a connection out of the table, unless its four-tuple is another's by now.
@@ -496,6 +507,7 @@ impl Host {
     pub(crate) fn stats(&self) -> StackStats {
         let load = |counter: &crate::sync::AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.counters;
+        let received_by: Vec<u64> = self.posts.iter().map(|post| load(&post.received)).collect();
         let mut drops = counters.drops();
         let (mut connections, mut half_open, mut time_wait, mut resets) = (0, 0, 0, 0);
         for at in 0..SHARDS {
@@ -508,7 +520,8 @@ impl Host {
             drops.iter_mut().zip(shard.counters().drops).for_each(|(sum, n)| *sum += n);
         }
         StackStats {
-            packets_received: load(&counters.packets_received),
+            packets_received: received_by.iter().sum(),
+            received_by,
             packets_sent: load(&counters.packets_sent),
             packets_lost: load(&counters.packets_lost),
             receive_queue_drops: self.devices.drops(),

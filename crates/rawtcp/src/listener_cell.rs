@@ -87,13 +87,10 @@ impl ListenerCell {
         self.ttl.load(Ordering::Relaxed)
     }
 
-    /// The driver has accepted a connection; says whether this is the one that makes it busy.
+    /// A driver has accepted a connection; says whether this is the one that makes it busy.
     pub(crate) fn becomes_busy(&self) -> bool {
-        let left = self.until_busy.load(Ordering::Relaxed);
-        if left > 0 {
-            self.until_busy.store(left - 1, Ordering::Relaxed);
-        }
-        left == 1
+        let one_less = |left: u8| left.checked_sub(1);
+        self.until_busy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) == Ok(1)
     }
 
     pub(crate) fn linger(&self) -> Option<Duration> {

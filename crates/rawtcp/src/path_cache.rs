@@ -29,15 +29,21 @@ struct Known {
     at: Instant,
 }
 
-/// The paths towards recent peers. Only the driver uses it, and forgets it when routes change.
-#[derive(Debug, Default)]
+/// The paths towards recent peers. Only a driver uses it, and forgets it when routes change.
+#[derive(Debug)]
 pub(crate) struct PathCache {
+    /// Whose it is: packets leave by the devices of this driver.
+    driver: usize,
     known: HashMap<IpAddr, Known>,
     asked: u32,
     since: Instant,
 }
 
 impl PathCache {
+    pub(crate) fn new(driver: usize) -> Self {
+        PathCache { driver, known: HashMap::new(), asked: 0, since: Instant::ZERO }
+    }
+
     /// The largest IP packet, in bytes, that leaves towards the peer.
     pub(crate) fn mtu(&mut self, host: &Host, now: Instant, tuple: &FourTuple) -> u32 {
         let peer = tuple.remote.ip();
@@ -53,7 +59,10 @@ impl PathCache {
         if self.asked > QUESTIONS && !host.devices.own_addresses() {
             return ASSUMED;
         }
-        let way = host.devices.route(tuple.remote, Some(tuple.local.ip()), None).ok();
+        let mut way = host.devices.route(tuple.remote, Some(tuple.local.ip()), None).ok();
+        if let Some(way) = &mut way {
+            host.devices.by_driver(&mut way.lane, self.driver);
+        }
         let mtu = way.as_ref().map_or(ASSUMED, |way| way.mtu);
         if self.known.len() >= MAX {
             self.known.clear();
@@ -144,7 +153,7 @@ mod tests {
 
     #[test]
     fn an_answer_holds_for_a_moment_and_until_routes_change() {
-        let devices = Devices::open(&Device::Loopback).unwrap();
+        let devices = Devices::open(&Device::Loopback, 1).unwrap();
         let (ways, asked) = (RecentWays::default(), Cell::new(0));
         let ask = |ms, generation, peer: &str| {
             let peer: SocketAddr = peer.parse().unwrap();
@@ -169,7 +178,7 @@ mod tests {
 
     #[test]
     fn an_error_is_not_remembered() {
-        let devices = Devices::open(&Device::Loopback).unwrap();
+        let devices = Devices::open(&Device::Loopback, 1).unwrap();
         let ways = RecentWays::default();
         let peer: SocketAddr = "192.0.2.1:0".parse().unwrap();
         let ask = |of: SocketAddr| ways.remembered(Instant::ZERO, 0, (peer, None), || devices.route(of, None, None));

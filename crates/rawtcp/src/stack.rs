@@ -4,7 +4,7 @@ use crate::cc::Factory;
 use crate::device::Device;
 use crate::driver::Driver as Task;
 use crate::error;
-use crate::host::{Host, Settings};
+use crate::host::{Host, MAX_DRIVERS, Settings};
 use crate::net::{TcpListener, TcpSocket, TcpStream};
 use crate::stats::StackStats;
 use crate::sync::Arc;
@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::net::{ToSocketAddrs, lookup_host};
 use tokio::runtime::Handle;
 
-/// What drives a stack.
+/// What drives a stack: one of these, or [several](StackBuilder::drivers).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Driver {
@@ -64,8 +64,8 @@ impl Stack {
     }
 
     /// The default stack of the current runtime, which is made if there is none: from `RAWTCP_DEVICE`
-    /// (`raw`, `packet[:INTERFACE]`, `auto`, `tun[:INTERFACE[:ADDRESS/PREFIX,…]]` or `loopback`) and `RAWTCP_CONGESTION`
-    /// (`cubic`, `reno`, `bbr`).
+    /// (`raw`, `packet[:INTERFACE]`, `auto`, `tun[:INTERFACE[:ADDRESS/PREFIX,…]]` or `loopback`), `RAWTCP_CONGESTION`
+    /// (`cubic`, `reno`, `bbr`) and `RAWTCP_DRIVERS` (1 to 16).
     ///
     /// # Errors
     /// Without the privilege that the device needs, and for values of the variables that mean nothing.
@@ -159,14 +159,15 @@ impl Default for StackBuilder {
                 ingress_drop: true,
                 seed: None,
                 own_thread: false,
+                drivers: 1,
             },
         }
     }
 }
 
 impl StackBuilder {
-    /// The builder of a runtime's default stack: as [`Stack::builder`], with what `RAWTCP_DEVICE` and
-    /// `RAWTCP_CONGESTION` say.
+    /// The builder of a runtime's default stack: as [`Stack::builder`], with what `RAWTCP_DEVICE`, `RAWTCP_CONGESTION` and
+    /// `RAWTCP_DRIVERS` say.
     ///
     /// # Errors
     /// `InvalidInput` for values that mean nothing.
@@ -188,6 +189,11 @@ impl StackBuilder {
             let factory = congestion::by_name(&name)
                 .map_err(|_| invalid("RAWTCP_CONGESTION", &name, &congestion::names().join(", ")))?;
             builder = builder.congestion(factory);
+        }
+        if let Some(number) = value("RAWTCP_DRIVERS").filter(|value| !value.is_empty()) {
+            let drivers = number.parse().ok().filter(|drivers| (1..=MAX_DRIVERS).contains(drivers));
+            let drivers = drivers.ok_or_else(|| invalid("RAWTCP_DRIVERS", &number, &format!("1 to {MAX_DRIVERS}")))?;
+            builder = builder.drivers(drivers);
         }
         Ok(builder)
     }
@@ -212,6 +218,16 @@ impl StackBuilder {
     /// What drives it. Default: a task of the runtime in which it is built.
     pub fn driver(mut self, driver: Driver) -> Self {
         self.settings.own_thread = driver == Driver::Thread;
+        self
+    }
+
+    /// How many drivers receive at the same time, each a task or a thread of its own as [`driver`](Self::driver) says:
+    /// 1 to 16. Default: 1. No more are made than the devices can feed. On an Ethernet interface each has its own
+    /// AF_PACKET socket, between which the kernel spreads the connections (`PACKET_FANOUT_HASH`); raw IP sockets, TUN
+    /// interfaces, the loopback and devices of one's own are the first driver's. More than one is worth it where
+    /// several cores are idle while that of the driver is not: tasks need a multi-thread runtime for it.
+    pub fn drivers(mut self, most: usize) -> Self {
+        self.settings.drivers = most;
         self
     }
 
@@ -265,7 +281,8 @@ impl StackBuilder {
     /// Makes the stack.
     ///
     /// # Errors
-    /// `PermissionDenied` without the privilege that the device needs; what opening sockets gives; for a TUN interface
+    /// `PermissionDenied` without the privilege that the device needs; `InvalidInput` for a number of
+    /// [drivers](Self::drivers) that can not be; what opening sockets gives; for a TUN interface
     /// those of [`rawtcp_io::TunDevice::open`].
     ///
     /// # Panics
@@ -279,8 +296,8 @@ impl StackBuilder {
         host.hold();
         let stack = Stack { host };
         match handle {
-            Some(handle) => Task::new(&stack.host, None)?.spawn(&handle),
-            None => Task::spawn_thread(&stack.host)?,
+            Some(handle) => Task::spawn(Task::all(&stack.host, None)?, &handle),
+            None => Task::spawn_threads(&stack.host)?,
         }
         Ok(stack)
     }
@@ -291,14 +308,29 @@ mod tests {
     use super::*;
 
     fn from(device: Option<&str>, congestion: Option<&str>) -> io::Result<StackBuilder> {
-        StackBuilder::from_values(|name| {
-            match name {
-                "RAWTCP_DEVICE" => device,
-                "RAWTCP_CONGESTION" => congestion,
-                _ => None,
+        let value = |name: &str| match name {
+            "RAWTCP_DEVICE" => device,
+            "RAWTCP_CONGESTION" => congestion,
+            _ => None,
+        };
+        StackBuilder::from_values(|name| value(name).map(str::to_owned))
+    }
+
+    #[tokio::test]
+    async fn there_are_from_1_to_16_drivers_and_no_more_than_are_needed() {
+        for (drivers, good) in [(0, false), (1, true), (16, true), (17, false), (usize::MAX, false)] {
+            let value = |name: &str| (name == "RAWTCP_DRIVERS").then(|| drivers.to_string());
+            let text = "RAWTCP_DRIVERS=";
+            match StackBuilder::from_values(value) {
+                Ok(builder) => assert_eq!((builder.settings.drivers, good), (drivers, true)),
+                Err(error) => assert!(!good && error.to_string().starts_with(text), "{error}"),
             }
-            .map(str::to_owned)
-        })
+            match Stack::builder().device(Device::Loopback).drivers(drivers).build() {
+                Ok(stack) => assert_eq!((stack.stats().received_by, good), (vec![0], true)),
+                Err(error) => assert_eq!((error.kind(), good), (io::ErrorKind::InvalidInput, false), "{error}"),
+            }
+        }
+        assert!(StackBuilder::from_values(|name| (name == "RAWTCP_DRIVERS").then(|| "two".to_owned())).is_err());
     }
 
     #[test]

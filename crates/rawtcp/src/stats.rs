@@ -7,7 +7,6 @@ use rawtcp_proto::DropReason;
 #[derive(Debug)]
 pub(crate) struct Counters {
     drops: [AtomicU64; DropReason::COUNT],
-    pub(crate) packets_received: AtomicU64,
     pub(crate) packets_sent: AtomicU64,
     pub(crate) packets_lost: AtomicU64,
     pub(crate) pseudo_checksums: AtomicU64,
@@ -20,7 +19,6 @@ impl Default for Counters {
     fn default() -> Self {
         Counters {
             drops: [const { AtomicU64::new(0) }; DropReason::COUNT],
-            packets_received: AtomicU64::new(0),
             packets_sent: AtomicU64::new(0),
             packets_lost: AtomicU64::new(0),
             pseudo_checksums: AtomicU64::new(0),
@@ -52,6 +50,8 @@ pub(crate) fn count(counter: &AtomicU64, n: usize) {
 pub struct StackStats {
     /// Packets taken from the devices.
     pub packets_received: u64,
+    /// The same, by the [driver](crate::StackBuilder::drivers) that took them: as many as the stack has.
+    pub received_by: Vec<u64>,
     /// Packets that the devices took.
     pub packets_sent: u64,
     /// Packets lost on the way out (ENOBUFS, EPERM, no room) or given up for an error.

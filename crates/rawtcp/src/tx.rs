@@ -167,7 +167,7 @@ fn send_all(by: &By<'_>, cell: &Arc<ConnCell>, conn: &Connection, decided: &[Tra
         return false;
     }
     by.open.queue.keep(left, cell);
-    by.host.kick();
+    by.host.kick_for(by.open);
     true
 }
 
@@ -275,7 +275,7 @@ fn send_group(by: &By<'_>, replies: &[Reply]) {
     let left = if open.queue.is_busy() { packets } else { send(by, packets, &mut Trouble::default()) };
     if !left.is_empty() {
         open.queue.keep_replies(left, &host.counters);
-        host.kick();
+        host.kick_for(open);
     }
 }
 

@@ -23,7 +23,7 @@ pub fn kicked() {
         })
         .collect();
     block_on(poll_fn(|cx| {
-        bell.attend(cx.waker());
+        bell.posts[0].attend(cx.waker());
         if done.load(Ordering::SeqCst) == 3 { Poll::Ready(()) } else { Poll::Pending }
     }));
     ringers.into_iter().for_each(join);

@@ -1,6 +1,6 @@
 //! The wake paths under shuttle, which runs each model many times with other interleavings of its threads.
 //!
-//! The models run the shell as it is: connections, readiness, waiters, listeners, the engine's turns, the kick
+//! The models run the shell as it is: connections, readiness, waiters, listeners, the engines' turns, the kicks
 //! and the device queue, between two stacks on an in-memory link. Only the primitives of `sync` are shuttle's, and time
 //! stands still: a wake-up that is lost is a deadlock, which shuttle reports. (loom would have to try all interleavings
 //! of whole connections, of which there are too many; it knows of memory orderings, which shuttle does not.)
@@ -13,17 +13,18 @@ mod streams;
 pub use ends::{death, kicked, scheduled};
 pub use listeners::{accepts, listener_dropped};
 pub use streams::{
-    acknowledgments, both_ways, cancelled, exact_reads, full_device, halves_dropped, peeks, reset, transfer, waiters,
+    acknowledgments, both_ways, cancelled, exact_reads, full_device, halves_dropped, peeks, reset, several_drivers,
+    transfer, waiters,
 };
 
-use crate::device::Device;
+use crate::device::Devices;
 use crate::drain;
 use crate::engine::Engine;
 use crate::host::Host;
 use crate::listener_cell::ListenerCell;
 use crate::net::{TcpListener, TcpStream};
 use crate::stack::StackBuilder;
-use crate::sync::{Arc, AtomicU8, Ordering};
+use crate::sync::{Arc, AtomicUsize, Ordering};
 use rawtcp_io::{Drained, PacketIo, ReadySource, mem};
 use rawtcp_proto::ConnConfig;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
@@ -70,54 +71,54 @@ fn run(scheduler: impl Scheduler + 'static, model: fn()) {
     Runner::new(scheduler, config).run(model);
 }
 
-/// Whether the driver's thread is to end its stack when it is kicked.
-const GO_ON: u8 = 0;
-const DIE: u8 = 1;
-
-/// A stack's turns, as the driver takes them, without a runtime.
+/// A driver's turns, as it takes them, without a runtime.
 struct Turns {
     engine: Option<Engine>,
-    order: Arc<AtomicU8>,
+    driver: usize,
+    /// Drivers that go on: the last end first.
+    alive: Arc<AtomicUsize>,
 }
 
 impl Future for Turns {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let order = self.order.clone();
+        let (alive, driver) = (self.alive.clone(), self.driver);
         let Some(engine) = &mut self.engine else { return Poll::Ready(()) };
         let host = engine.host().clone();
-        host.attend(cx.waker());
-        let open = host.devices.get(0);
+        host.posts[driver].attend(cx.waker());
+        // One device each.
+        let open = host.devices.get(driver);
         loop {
             if let ReadySource::Waker(slot) = open.io.ready_source() {
                 slot.register(cx.waker());
             }
-            let mut busy = matches!(engine.receive(0), Ok(Drained::Maybe));
+            let mut busy = matches!(engine.receive(driver), Ok(Drained::Maybe));
             busy |= engine.scheduled();
-            busy |= open.queue.is_busy() && engine.flush(0);
-            match order.load(Ordering::SeqCst) {
-                DIE => {
-                    // As the driver's `drop`, but for the delivery, which waits for the kernel.
-                    self.engine.take().into_iter().for_each(|engine| drain::bury(engine, true, true));
-                    return Poll::Ready(());
-                }
-                _ if !busy => return Poll::Pending,
-                _ => {}
+            busy |= open.queue.is_busy() && engine.flush(driver);
+            if driver >= alive.load(Ordering::SeqCst) {
+                // As the drivers' `drop`, but for the delivery, which waits for the kernel.
+                let engine = self.engine.take().filter(|_| driver == 0);
+                engine.into_iter().for_each(|engine| drain::bury(engine, true, true));
+                return Poll::Ready(());
+            }
+            if !busy {
+                return Poll::Pending;
             }
         }
     }
 }
 
-/// A stack, and the thread that drives it.
+/// A stack, and the threads that drive it.
 pub(crate) struct Driven {
     host: Arc<Host>,
-    order: Arc<AtomicU8>,
-    thread: Option<JoinHandle<()>>,
+    alive: Arc<AtomicUsize>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Driven {
-    fn new(io: impl PacketIo + 'static, ip: IpAddr) -> Self {
+    /// A driver for each of these.
+    fn new(ios: Vec<Arc<dyn PacketIo>>, ip: IpAddr) -> Self {
         let config = ConnConfig {
             send_buffer: BUFFER,
             send_buffer_max: BUFFER,
@@ -128,21 +129,24 @@ impl Driven {
             quick_acks: u32::MAX,
             ..ConnConfig::default()
         };
-        let device = Device::Own { io: Arc::new(io), addresses: vec![ip] };
-        let settings = StackBuilder::default().device(device).config(config).seed([7; 32]).into_settings();
-        let host = Host::new(settings).expect("a timer");
-        let order = Arc::new(AtomicU8::new(GO_ON));
-        let turns = Turns { engine: Some(Engine::new(host.clone())), order: order.clone() };
-        let thread = Some(thread::spawn(move || shuttle::future::block_on(turns)));
-        Driven { host, order, thread }
+        let settings = StackBuilder::default().config(config).seed([7; 32]).into_settings();
+        let host = Host::with(settings, Devices::several(ios, vec![ip])).expect("a timer");
+        let alive = Arc::new(AtomicUsize::new(host.posts.len()));
+        let drive = |driver| {
+            let turns = Turns { engine: Some(Engine::new(host.clone(), driver)), driver, alive: alive.clone() };
+            thread::spawn(move || shuttle::future::block_on(turns))
+        };
+        let threads = (0..host.posts.len()).map(drive).collect();
+        Driven { host, alive, threads }
     }
 
     /// Ends the stack.
     fn die(&mut self) {
-        self.order.store(DIE, Ordering::SeqCst);
-        self.host.kick();
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("the driver's thread");
+        // The first driver buries what nobody touches any more.
+        while let Some(last) = self.threads.pop() {
+            self.alive.store(self.threads.len(), Ordering::SeqCst);
+            self.host.kick_all();
+            last.join().expect("a driver's thread");
         }
     }
 
@@ -169,17 +173,22 @@ fn server() -> SocketAddr {
 impl Rig {
     pub(crate) fn new() -> Self {
         let (a, b) = mem::pair(mem::MemConfig::default());
-        Self::over(a, b)
+        Self::over(a, vec![Arc::new(b)])
     }
 
     /// Over a link that takes few packets at a time.
     pub(crate) fn narrow() -> Self {
-        let (a, b) = narrow::pair();
-        Self::over(a, b)
+        Self::fanned(1)
     }
 
-    fn over(a: impl PacketIo + 'static, b: impl PacketIo + 'static) -> Self {
-        Rig { client: Driven::new(a, client()), server: Driven::new(b, server().ip()) }
+    /// Over such a link, to a server that has a driver for each of several queues.
+    pub(crate) fn fanned(queues: usize) -> Self {
+        let (a, b) = narrow::link(queues);
+        Self::over(a, b.into_iter().map(|queue| Arc::new(queue) as _).collect())
+    }
+
+    fn over(a: impl PacketIo + 'static, b: Vec<Arc<dyn PacketIo>>) -> Self {
+        Rig { client: Driven::new(vec![Arc::new(a)], client()), server: Driven::new(b, server().ip()) }
     }
 
     /// A connection, its client's end first.

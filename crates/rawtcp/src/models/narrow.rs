@@ -21,25 +21,47 @@ impl Pipe {
     }
 }
 
-/// One end.
+/// One end, or one of several queues of an end.
 #[derive(Debug)]
 pub(super) struct Narrow {
     inbound: Arc<Pipe>,
-    outbound: Arc<Pipe>,
     mine: Arc<WakeSlot>,
-    peers: Arc<WakeSlot>,
+    /// Who sends to this one, and may do so again when there is room.
+    sender: Arc<WakeSlot>,
+    /// The queues of the other end, and whom to tell of a packet.
+    outbound: Vec<(Arc<Pipe>, Arc<WakeSlot>)>,
+    /// Source ports that have been seen, each with the queue of its turn.
+    flows: Mutex<Vec<[u8; 2]>>,
 }
 
-pub(super) fn pair() -> (Narrow, Narrow) {
-    let (there, back) = (Arc::new(Pipe::default()), Arc::new(Pipe::default()));
-    let (a, b) = (Arc::new(WakeSlot::new()), Arc::new(WakeSlot::new()));
-    let end = |inbound: &Arc<Pipe>, outbound: &Arc<Pipe>, mine: &Arc<WakeSlot>, peers: &Arc<WakeSlot>| Narrow {
-        inbound: inbound.clone(),
-        outbound: outbound.clone(),
-        mine: mine.clone(),
-        peers: peers.clone(),
+impl Narrow {
+    /// Which queue of the other end a packet comes to: that of its flow, of which the first comes to the last queue.
+    fn queue(&self, packet: &[u8]) -> usize {
+        let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        let port = [packet[20], packet[21]];
+        let at = flows.iter().position(|&known| known == port).unwrap_or_else(|| {
+            flows.push(port);
+            flows.len() - 1
+        });
+        self.outbound.len() - 1 - at % self.outbound.len()
+    }
+}
+
+/// A link between an end with one queue, and one with so many, which sends by the first of them.
+pub(super) fn link(queues: usize) -> (Narrow, Vec<Narrow>) {
+    let pipe = || (Arc::new(Pipe::default()), Arc::new(WakeSlot::new()));
+    let back = pipe();
+    let there: Vec<_> = (0..queues).map(|_| pipe()).collect();
+    let end = |of: &(Arc<Pipe>, Arc<WakeSlot>), sender: &Arc<WakeSlot>, outbound| Narrow {
+        inbound: of.0.clone(),
+        mine: of.1.clone(),
+        sender: sender.clone(),
+        outbound,
+        flows: Mutex::default(),
     };
-    (end(&back, &there, &a, &b), end(&there, &back, &b, &a))
+    let one = end(&back, &there[0].1, there.clone());
+    let several = there.iter().map(|of| end(of, &back.1, vec![back.clone()])).collect();
+    (one, several)
 }
 
 impl PacketIo for Narrow {
@@ -57,21 +79,23 @@ impl PacketIo for Narrow {
         }
         if !taken.is_empty() {
             // There is room again.
-            self.peers.wake();
+            self.sender.wake();
         }
         Ok(Drained::Yes)
     }
     fn send(&self, packets: &[TxPacket<'_>]) -> (usize, Option<SendError>) {
         let mut sent = 0;
-        {
-            let mut queue = self.outbound.lock();
-            for packet in packets.iter().take(ROOM.saturating_sub(queue.len())) {
-                queue.push_back(packet.slices.iter().flat_map(|slice| slice.iter().copied()).collect());
-                sent += 1;
+        for packet in packets {
+            let bytes: Vec<u8> = packet.slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            let (pipe, peer) = &self.outbound[self.queue(&bytes)];
+            let mut queue = pipe.lock();
+            if queue.len() >= ROOM {
+                break;
             }
-        }
-        if sent > 0 {
-            self.peers.wake();
+            queue.push_back(bytes);
+            drop(queue);
+            peer.wake();
+            sent += 1;
         }
         (sent, (sent < packets.len()).then_some(SendError::WouldBlock))
     }

@@ -255,10 +255,26 @@ pub fn acknowledgments() {
 
 /// Connections take turns at a device that is full most of the time.
 pub fn full_device() {
-    let rig = Rig::narrow();
-    let pairs = [rig.pair(), rig.pair()];
+    two_at_once(Rig::narrow());
+}
+
+/// The same where the server has two drivers: each receives one of the connections, and the first sends what waits for the
+/// device of both.
+pub fn several_drivers() {
+    two_at_once(Rig::fanned(2));
+}
+
+fn two_at_once(rig: Rig) {
+    let listener = rig.server.listen();
+    let connecting = [rig.connect(), rig.connect()];
+    let accepted = spawn(async move {
+        let first = listener.accept().await.expect("accept").0;
+        (first, listener.accept().await.expect("accept").0)
+    });
+    let [one, other] = connecting.map(|connect| block_on(connect).expect("connect"));
+    let accepted = join(accepted);
     let mut threads = Vec::new();
-    for (a, b) in pairs {
+    for (a, b) in [(one, accepted.0), (other, accepted.1)] {
         let (ra, wa) = a.into_split();
         let (rb, wb) = b.into_split();
         threads.push(spawn(write_and_close(wa, pattern(3000))));
@@ -267,5 +283,6 @@ pub fn full_device() {
         threads.push(spawn(async move { assert!(read_all(rb).await == pattern(3000)) }));
     }
     threads.into_iter().for_each(join);
+    assert!(rig.server.host.stats().received_by.iter().all(|&received| received > 0));
     rig.end();
 }

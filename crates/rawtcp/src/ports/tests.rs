@@ -7,7 +7,7 @@ use rawtcp_io::PacketIo;
 fn devices() -> Devices {
     let (io, _) = rawtcp_io::mem::pair(rawtcp_io::mem::MemConfig::default());
     let addresses = ["10.0.0.1", "10.0.0.2", "fd00::1"].map(|ip| ip.parse().unwrap()).to_vec();
-    Devices::open(&Device::Own { io: Arc::new(io), addresses }).unwrap()
+    Devices::open(&Device::Own { io: Arc::new(io), addresses }, 1).unwrap()
 }
 
 fn addr(text: &str) -> SocketAddr {
@@ -176,7 +176,7 @@ fn a_filter_that_could_not_be_set_is_set_again() {
     let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
     let io = Arc::new(Refuses(true.into(), Mutex::default(), socket));
     let addresses = vec!["10.0.0.1".parse().unwrap()];
-    let devices = Devices::open(&Device::Own { io: io.clone(), addresses }).unwrap();
+    let devices = Devices::open(&Device::Own { io: io.clone(), addresses }, 1).unwrap();
     let ports = Ports::new(&[1; 32]);
     assert!(ports.listen(&devices, addr("10.0.0.1:80"), false).is_err());
     assert_eq!(ports.len(), 0);
@@ -297,7 +297,7 @@ fn thousands_of_client_ports_change_the_filters_seldom() {
     let (inner, _) = rawtcp_io::mem::pair(rawtcp_io::mem::MemConfig::default());
     let device = Arc::new(Filtered { inner, filters: Mutex::default() });
     let addresses = vec!["10.0.0.1".parse().unwrap()];
-    let devices = Devices::open(&Device::Own { io: device.clone(), addresses }).unwrap();
+    let devices = Devices::open(&Device::Own { io: device.clone(), addresses }, 1).unwrap();
     let ports = Ports::new(&[1; 32]);
     ports.listen(&devices, addr("10.0.0.1:80"), false).unwrap();
     let mut used = std::collections::HashSet::new();

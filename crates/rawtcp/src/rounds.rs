@@ -1,0 +1,323 @@
+//! What one driver does when it is polled: bounded rounds over its devices, the alarm and what is scheduled.
+//!
+//! Only `enable_io` is needed of the runtime; devices inside the process use tokio's timer where there is one.
+
+use crate::clock::real_now;
+use crate::conn_cell::ConnCell;
+use crate::drain;
+use crate::engine::Engine;
+use crate::host::{Host, Life};
+use crate::sync::Arc;
+use rawtcp_io::{Drained, ReadySource};
+use rawtcp_proto::Instant;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::Sleep;
+
+/// Rounds over all sources before the task yields.
+const ROUNDS: usize = 8;
+
+/// No further round is begun after this time, for the sake of the runtime's other tasks.
+const TURN: Duration = Duration::from_millis(1);
+
+/// Nor after so many bytes: whoever reads them finds them in the cache still.
+const TURN_BYTES: u64 = 512 << 10;
+
+/// How soon to look again at a device that cannot be waited for: there is no descriptor left.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Errors in a row after which a device is left alone until it has news. Packets may be queued behind an error,
+/// and nothing would tell of them.
+const ERRORS: u32 = 16;
+
+/// How one device is waited for.
+#[derive(Debug)]
+enum Source {
+    Fd {
+        readable: AsyncFd<OwnedFd>,
+        /// Errors since the last batch.
+        errors: u32,
+        /// Registered only while the device is full: the kernel reports "writable" after every packet
+        /// sent, and would wake the reactor each time.
+        writable: Option<AsyncFd<OwnedFd>>,
+    },
+    /// A waker's place in the device.
+    Slot,
+}
+
+/// How the alarm is waited for.
+#[derive(Debug)]
+enum Timer {
+    Fd(AsyncFd<OwnedFd>),
+    /// tokio's clock, and what it is set to.
+    Sleep(Option<(Instant, Pin<Box<Sleep>>)>),
+    /// The first driver waits for it.
+    Elsewhere,
+}
+
+/// A driver's engine, and what it waits for.
+#[derive(Debug)]
+pub(crate) struct Rounds {
+    pub(crate) engine: Engine,
+    /// Whose they are. The alarm, the news and the end are the matter of the first, whose number is 0.
+    driver: usize,
+    /// Its devices, and how each is waited for.
+    sources: Vec<(usize, Source)>,
+    timer: Timer,
+    /// News of the network around us.
+    news: Option<AsyncFd<OwnedFd>>,
+    /// `close` was called and its first part is over: every stream has been closed.
+    pub(crate) ending: bool,
+    /// It is in a turn. Found like this by another, it has panicked there.
+    pub(crate) at_work: bool,
+}
+
+impl Rounds {
+    /// The rounds of a driver that waits by the reactor of the current runtime.
+    ///
+    /// # Panics
+    /// Outside of a runtime, or in one without I/O: as tokio does.
+    pub(crate) fn new(host: &Arc<Host>, driver: usize) -> io::Result<Self> {
+        let mut sources = Vec::new();
+        for (at, open) in host.devices.all().iter().enumerate().filter(|(_, open)| open.driver == driver) {
+            let source = match open.io.ready_source() {
+                ReadySource::Fd(fd) => {
+                    Source::Fd { readable: watch(fd, Interest::READABLE)?, errors: 0, writable: None }
+                }
+                ReadySource::Waker(_) => Source::Slot,
+            };
+            sources.push((at, source));
+        }
+        let first = driver == 0;
+        let timer = match host.alarm.fd() {
+            _ if !first => Timer::Elsewhere,
+            Some(fd) => Timer::Fd(watch(fd.as_fd(), Interest::READABLE)?),
+            None => Timer::Sleep(None),
+        };
+        let network = host.devices.network().filter(|_| first);
+        let news = network.map(|network| watch(network.news(), Interest::READABLE)).transpose()?;
+        let engine = Engine::new(host.clone(), driver);
+        Ok(Rounds { engine, driver, sources, timer, news, ending: false, at_work: false })
+    }
+
+    /// Takes what a device has received, one batch. Says whether there may be more to do.
+    fn poll_readable(&mut self, i: usize, cx: &mut Context<'_>) -> bool {
+        let engine = &mut self.engine;
+        let (at, source) = &mut self.sources[i];
+        let at = *at;
+        match source {
+            Source::Fd { readable, errors, .. } => {
+                let Poll::Ready(Ok(mut guard)) = readable.poll_read_ready(cx) else { return false };
+                let result = engine.receive(at);
+                *errors = if result.is_ok() { 0 } else { *errors + 1 };
+                match result {
+                    Ok(Drained::Maybe) => {}
+                    // A short batch has drained the socket: no further call is needed to know.
+                    Ok(Drained::Yes) => guard.clear_ready(),
+                    Err(error) => {
+                        // ENETDOWN and the like: reported once each by the kernel.
+                        engine.host().warn_once_unknown("receive", &error);
+                        if *errors >= ERRORS {
+                            *errors = 0;
+                            guard.clear_ready();
+                        }
+                    }
+                }
+                true
+            }
+            Source::Slot => {
+                if let ReadySource::Waker(slot) = engine.host().devices.get(at).io.ready_source() {
+                    // Before looking, or a packet in between would wake nobody.
+                    slot.register(cx.waker());
+                }
+                matches!(engine.receive(at), Ok(Drained::Maybe))
+            }
+        }
+    }
+
+    /// Sends what waits for a device. Says whether anything was done.
+    fn poll_writable(&mut self, i: usize, cx: &mut Context<'_>) -> bool {
+        let engine = &mut self.engine;
+        let (at, source) = &mut self.sources[i];
+        let at = *at;
+        let busy = engine.host().devices.get(at).queue.is_busy();
+        let Source::Fd { readable, writable, .. } = source else {
+            return busy && engine.flush(at);
+        };
+        if !busy {
+            *writable = None;
+            return false;
+        }
+        let copied = match writable {
+            Some(copied) => copied,
+            None => match watch(readable.as_fd(), Interest::WRITABLE) {
+                Ok(copied) => writable.insert(copied),
+                Err(_) => {
+                    let flushed = engine.flush(at);
+                    if !flushed {
+                        engine.host().look_later(LOOK);
+                    }
+                    return flushed;
+                }
+            },
+        };
+        loop {
+            let Poll::Ready(Ok(mut guard)) = copied.poll_write_ready(cx) else { return false };
+            if engine.flush(at) {
+                return true;
+            }
+            guard.clear_ready();
+        }
+    }
+
+    /// Takes news of the network. Says whether there was any.
+    fn poll_news(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(news) = &self.news else { return false };
+        let Poll::Ready(Ok(mut guard)) = news.poll_read_ready(cx) else { return false };
+        self.engine.on_news();
+        guard.clear_ready();
+        true
+    }
+
+    /// Serves what is due. Says whether anything was.
+    ///
+    /// `look`: also if the reactor has not told of it yet. It is not asked while tasks are ready to run, and one that sends all
+    /// the time is.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, look: bool) -> bool {
+        let engine = &mut self.engine;
+        if matches!(self.timer, Timer::Fd(_)) && !engine.host().clock.is_real() {
+            // Somebody paused tokio's clock.
+            engine.host().alarm.leave_real_time();
+            self.timer = Timer::Sleep(None);
+        }
+        match &mut self.timer {
+            Timer::Fd(fd) => {
+                let mut rang = false;
+                if let Poll::Ready(Ok(mut guard)) = fd.poll_read_ready(cx) {
+                    // The reactor tells of each time that it expires, and it is set anew below: nothing need be read.
+                    guard.clear_ready();
+                    rang = true;
+                }
+                let host = engine.host();
+                let serve = rang || look && host.alarm.is_due(|| host.clock.now());
+                if serve {
+                    engine.timers();
+                    engine.host().alarm.next();
+                }
+                serve
+            }
+            Timer::Sleep(sleep) => {
+                let Some(at) = engine.host().alarm.next() else {
+                    *sleep = None;
+                    return false;
+                };
+                if at <= engine.host().clock.now() {
+                    engine.timers();
+                    return true;
+                }
+                let Some(until) = engine.host().clock.to_tokio(at) else { return false };
+                match sleep {
+                    Some((set, _)) if *set == at => {}
+                    Some((set, sleep)) => {
+                        *set = at;
+                        sleep.as_mut().reset(until);
+                    }
+                    None => *sleep = Some((at, Box::pin(tokio::time::sleep_until(until)))),
+                }
+                sleep.as_mut().is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready())
+            }
+            Timer::Elsewhere => false,
+        }
+    }
+
+    /// Serves deadlines that the first driver has handed over. Says whether there were any.
+    fn poll_due(&mut self) -> bool {
+        let driver = self.driver;
+        if driver == 0 || !self.engine.host().posts[driver].has_due() {
+            return false;
+        }
+        for (at, _) in &self.sources {
+            // What came before the deadline counts before it, also if the reactor has not told of it yet. An error is
+            // met again by whoever waits for the device.
+            let _ = self.engine.receive(*at);
+        }
+        self.engine.due_for(driver)
+    }
+
+    /// Whether it is time to end: nobody can use the stack any more, or it was closed. In that case first what
+    /// was finished is delivered, and what is not is still in use; then the rest is closed and delivered.
+    fn is_over(&mut self) -> bool {
+        let host = self.engine.host();
+        if let Some(device) = host.devices.gone() {
+            tracing::warn!(device, "the network interface was removed, and the stack ends");
+            host.set_life(Life::CutOff);
+            return true;
+        }
+        if !host.is_closing() {
+            return host.is_abandoned();
+        }
+        let patience_over = host.close_deadline_passed();
+        let wait = |host: &Host| !patience_over && host.connections().iter().any(ConnCell::is_undelivered);
+        if !self.ending {
+            if wait(host) {
+                return false;
+            }
+            drain::end_all(host);
+            self.ending = true;
+        }
+        !wait(host)
+    }
+
+    /// Takes a turn. Ready: the stack is to end.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let begin = real_now();
+        let before = self.engine.received_bytes;
+        for round in 0..ROUNDS {
+            let mut busy = self.poll_news(cx);
+            for i in 0..self.sources.len() {
+                busy |= self.poll_readable(i, cx);
+            }
+            busy |= self.poll_timer(cx, busy || round == 0);
+            busy |= self.poll_due();
+            busy |= self.engine.scheduled();
+            for i in 0..self.sources.len() {
+                busy |= self.poll_writable(i, cx);
+            }
+            if self.driver == 0 {
+                if self.is_over() {
+                    return Poll::Ready(());
+                }
+            } else if busy && self.engine.host().is_closing() {
+                // The first driver may have waited for this.
+                self.engine.host().kick();
+            }
+            if !busy {
+                return Poll::Pending;
+            }
+            // In virtual time nobody waits, and a run must not depend on how fast the machine is.
+            let late = !matches!(self.timer, Timer::Sleep(_)) && begin.elapsed() >= TURN;
+            if late || self.engine.received_bytes - before >= TURN_BYTES {
+                break;
+            }
+        }
+        // Others get their turn before the next rounds, and so do the runtime's timers and reactor: woken at once, this
+        // task would run sixty times before those are looked at.
+        std::pin::pin!(tokio::task::yield_now()).poll(cx)
+    }
+}
+
+/// Has the reactor watch a descriptor: a copy of it, which stays open for as long as it is watched.
+fn watch(fd: BorrowedFd<'_>, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    let copy = fd.try_clone_to_owned()?;
+    #[expect(
+        deprecated,
+        reason = "the replacement is `unsafe` for the sake of descriptors that are not owned; this one is"
+    )]
+    AsyncFd::with_interest(copy, interest)
+}
