@@ -79,6 +79,9 @@ pub(crate) struct Bench {
     /// Worker threads of each runtime; 0: everything on one thread.
     #[arg(long, default_value_t = 0)]
     workers: usize,
+    /// Drivers of each stack of ours, comma-separated: tasks of its runtime, for which there should be as many workers.
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    drivers: Vec<usize>,
     /// Idle connections of the workload `idle`, comma-separated.
     #[arg(long, value_delimiter = ',', default_values_t = [10_000, 100_000])]
     connections: Vec<usize>,

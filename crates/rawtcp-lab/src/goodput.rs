@@ -290,6 +290,7 @@ impl Goodput {
             processor: None,
             workers: 0,
             drive: Drive::default(),
+            drivers: 1,
         };
         let sender = job(order.ends.sender, Work::Send(sender(at, seconds)));
         let receiver = job(order.ends.receiver, Work::Receive(receiver(at, seconds)));

@@ -29,6 +29,8 @@ pub(crate) struct Job {
     /// Worker threads of the runtime; 0: a runtime of the current thread.
     pub(crate) workers: usize,
     pub(crate) drive: Drive,
+    /// Drivers of our stack.
+    pub(crate) drivers: usize,
 }
 
 /// What drives our stack.

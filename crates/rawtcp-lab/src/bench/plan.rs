@@ -233,7 +233,7 @@ impl Bench {
 
     fn job(&self, whose: Whose, work: Work, conditions: &Conditions) -> Job {
         let (congestion, workers) = (self.congestion.clone(), self.workers);
-        Job { whose, work, congestion, processor: conditions.processor, workers, drive: Drive::default() }
+        Job { whose, work, congestion, processor: conditions.processor, workers, drive: Drive::default(), drivers: 1 }
     }
 
     /// The kernel at both ends, and ours where `directions` say; the client is the sender.
@@ -246,18 +246,15 @@ impl Bench {
         apis: &[Api],
     ) -> Group {
         let in_one_process = is_in_process(&conditions.device);
-        let setup = |label: String, whose: [Whose; 2], api: [Api; 2]| {
+        let setup = |label: String, whose: [Whose; 2], api: [Api; 2], drivers: usize| {
             let (mut client, mut server) = (client(api[0]), server(api[1]));
             if conditions.device == tun::TUN && whose[1] == Whose::Ours {
                 let at = tun::server(conditions.at.ip());
                 (client, server) = (client.at_ip(at), server.at_ip(at));
             }
-            Setup {
-                label,
-                client: self.job(whose[0], client, conditions),
-                server: self.job(whose[1], server, conditions),
-                in_one_process,
-            }
+            let [client, server] = [(whose[0], client), (whose[1], server)]
+                .map(|(whose, work)| Job { drivers, ..self.job(whose, work, conditions) });
+            Setup { label, client, server, in_one_process }
         };
         let mut others = Vec::new();
         for direction in directions {
@@ -269,13 +266,16 @@ impl Bench {
             if in_one_process && *direction != Direction::Both {
                 continue;
             }
-            for api in apis {
-                let label = if *api == Api::Bytes { format!("{name}, Bytes") } else { name.to_owned() };
+            for (api, &drivers) in apis.iter().flat_map(|api| self.drivers.iter().map(move |drivers| (api, drivers))) {
+                let mut label = if *api == Api::Bytes { format!("{name}, Bytes") } else { name.to_owned() };
+                if drivers != 1 {
+                    label += &format!(", {drivers} drivers");
+                }
                 let apis = whose.map(|whose| if whose == Whose::Ours { *api } else { Api::Io });
-                others.push(setup(label, whose, apis));
+                others.push(setup(label, whose, apis, drivers));
             }
         }
-        let baseline = setup("kernel↔kernel".to_owned(), [Whose::Kernel; 2], [Api::Io; 2]);
+        let baseline = setup("kernel↔kernel".to_owned(), [Whose::Kernel; 2], [Api::Io; 2], 1);
         self.of(conditions, baseline, others)
     }
 

@@ -84,6 +84,7 @@ impl Goodput {
             processor: None,
             workers: 0,
             drive: Drive::default(),
+            drivers: 1,
         };
         let (stagger, swapped) = order.stagger();
         let mut ends = Vec::new();
