@@ -350,7 +350,9 @@ impl ConnCell {
         self.leave(&mut after);
         if after.again {
             self.host.schedule(self.clone());
-        } else if after.kick {
+        }
+        if after.kick {
+            // The alarm is the first driver's, and the connection may be another's.
             self.host.kick();
         }
         after.wake.wake_all();
@@ -382,8 +384,8 @@ impl ConnCell {
         self.finish(after);
         match record {
             _ if !over => {}
-            // The driver asks, and looks at the alarm behind its batch.
-            Some(record) => drop(self.host.on_time_wait(self, record)),
+            Some(record) if self.host.on_time_wait(self, record) => self.host.kick(),
+            Some(_) => {}
             None => self.host.take_out(self),
         }
         over
