@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 tests!(
     runs_leave_as_one_packet,
+    runs_leave_as_one_packet_where_routes_changed_in_the_handshake,
     a_neighbour_is_resolved_and_found_again_at_another_address,
     the_way_through_a_router_changes,
     frames_for_others_are_left_alone,
@@ -80,6 +81,50 @@ fn runs_leave_as_one_packet() -> Outcome {
         assert!(most(theirs) > 10_000, "the largest packet of the kernel's has {} bytes", most(theirs));
         assert!(!seen.iter().any(|s| s.flags.rst()), "nobody had a reason to reset");
     }
+    Ok(())
+}
+
+/// What the driver knew of the way to the peer is forgotten between the SYN and the ACK, and asked for again.
+fn runs_leave_as_one_packet_where_routes_changed_in_the_handshake() -> Outcome {
+    let pair = Pair::new()?;
+    run(&pair.client, "nft add table ip hold")?;
+    run(&pair.client, "nft add chain ip hold out { type filter hook output priority 0 ; }")?;
+    run(&pair.client, &format!("nft add rule ip hold out tcp dport {PORT} tcp flags & (syn | ack) == ack drop"))?;
+    let capture = Capture::start(&pair.client, INTERFACE)?;
+    let (said, hears) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let ours = pair.server.spawn_tokio({
+        let said = said.clone();
+        move || async move {
+            let stack = packet(None)?;
+            let listener = stack.bind(addr(SERVER_V4, PORT)).await?;
+            said.send(())?;
+            let (mut stream, _) = soon("accept", listener.accept()).await?;
+            soon("a byte", stream.read_exact(&mut [0])).await?;
+            send(&mut stream, 1 << 20).await?;
+            stack.close().await;
+            Outcome::Ok(())
+        }
+    });
+    hears.recv()?;
+    let theirs = pair.client.spawn_tokio(move || async move {
+        let mut stream = tokio::net::TcpStream::connect(addr(SERVER_V4, PORT)).await?;
+        said.send(())?;
+        may_go_on.recv()?;
+        // With the ACK that was held back.
+        stream.write_all(b"x").await?;
+        assert_eq!(soon("what is sent", crate::common::receive_up_to(&mut stream, 1 << 20)).await?, 1 << 20);
+        Outcome::Ok(())
+    });
+    hears.recv()?;
+    run(&pair.server, &format!("ip address add 10.9.9.9/32 dev {INTERFACE}"))?;
+    run(&pair.client, "nft delete table ip hold")?;
+    go_on.send(())?;
+    theirs.join()?;
+    ours.join()?;
+    let seen = of_port(&capture.stop()?, PORT);
+    let most = seen.iter().filter(|s| s.src.ip() == SERVER_V4).map(|s| s.payload_len).max();
+    assert!(most > Some(10_000), "the largest packet of ours: {most:?}");
     Ok(())
 }
 

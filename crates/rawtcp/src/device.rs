@@ -380,9 +380,9 @@ impl Devices {
         self.network().map(Network::local)
     }
 
-    /// The kernel's way to a peer.
-    pub(crate) fn kernel_lane(&self, remote: IpAddr) -> io::Result<Lane> {
-        Ok(Lane { kernel: self.towards(remote)?, link: None, generation: self.generation() })
+    /// The kernel's way to a peer, until the connection asks for its own, which it does with its first packet.
+    pub(crate) fn lane_not_asked_for(&self, remote: IpAddr) -> io::Result<Lane> {
+        Ok(Lane { kernel: self.towards(remote)?, link: None, generation: self.generation().wrapping_sub(1) })
     }
 
     /// Looks again, if routes have changed, how a connection's packets leave. Says the MTU of the new way, if it is one.

@@ -225,7 +225,8 @@ impl Engine {
                 // meanwhile: nobody else can know this one.
                 let lane = match paths.lane(tuple) {
                     Some(lane) => lane,
-                    None => host.devices.kernel_lane(tuple.remote.ip()).map_err(|_| DropReason::NotOurs)?,
+                    // Routes have changed since the SYN, say.
+                    None => host.devices.lane_not_asked_for(tuple.remote.ip()).map_err(|_| DropReason::NotOurs)?,
                 };
                 let cell = new_connection(host, device, lane, &listener, *connection);
                 shard.insert(*tuple, cell.clone());
