@@ -403,7 +403,7 @@ fn large_packets_come_a_few_at_a_time() {
             .collect()
         };
         assert_eq!(receives(65_000, 20), [8, 8, 4]);
-        assert_eq!(receives(100, 40), [8, 32]);
+        assert_eq!(receives(100, 40), [8, 16, 16]);
         assert_eq!(receives(65_000, 40), [32, 8]);
     });
 }
