@@ -88,6 +88,12 @@ pub(crate) struct Bench {
     /// Connections of the workload `scale`, comma-separated.
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 100_000, 1_000_000])]
     scale: Vec<usize>,
+    /// Connections at once of the workload `connect`, comma-separated.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 64])]
+    at_once: Vec<usize>,
+    /// Who closes first in the workload `connect`, comma-separated.
+    #[arg(long, value_delimiter = ',', default_values_t = [Closes::Client, Closes::Server])]
+    closes: Vec<Closes>,
     /// Parts of the workload `deadlines`, comma-separated.
     #[arg(long, value_delimiter = ',', default_values_t = [Part::Pace, Part::Ack, Part::Reorder, Part::Tail, Part::Across])]
     part: Vec<Part>,
@@ -142,6 +148,15 @@ enum Direction {
     Both,
 }
 
+/// Who closes a connection first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Closes {
+    /// Who has opened it.
+    Client,
+    /// Who was connected to.
+    Server,
+}
+
 /// A part of the workload `deadlines`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
@@ -185,7 +200,7 @@ macro_rules! display_as_argument {
         }
     )+};
 }
-display_as_argument!(Workload, Part, Beside, Direction, Api, Offloads, Path);
+display_as_argument!(Workload, Closes, Part, Beside, Direction, Api, Offloads, Path);
 
 /// One line of the result: a setup against its baseline.
 #[derive(Debug, Serialize)]

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use rawtcp_lab::topology::{SERVER_V4, SERVER_V6};
 use serde::Serialize;
 
-use super::{Api, Bench, Direction, Workload, bulk, connect, deadlines::Watch, idle, limit, rr, tun};
+use super::{Api, Bench, Closes, Direction, Workload, bulk, connect, deadlines::Watch, idle, limit, rr, tun};
 use crate::measure::net::Whose;
 use crate::role::{Drive, Job, MEMORY, Work};
 
@@ -359,9 +359,9 @@ impl Bench {
     }
 
     fn connect(&self, conditions: &Conditions) -> Vec<Group> {
-        let group = |(in_flight, client_closes)| {
-            let who = if client_closes { "client" } else { "server" };
-            let title = format!("connect + 1 B + close, {in_flight} at once, {who} closes, {}", conditions.title);
+        let group = |(closes, in_flight): (Closes, usize)| {
+            let client_closes = closes == Closes::Client;
+            let title = format!("connect + 1 B + close, {in_flight} at once, {closes} closes, {}", conditions.title);
             let conditions = Conditions { title, figures: CONNECT, ..conditions.clone() };
             let client = |_| {
                 let (to, seconds) = (conditions.at, self.seconds);
@@ -370,7 +370,8 @@ impl Bench {
             let server = |_| Work::Greet(connect::Greet { at: conditions.at, client_closes });
             self.group(&conditions, &self.direction, client, server, &[Api::Io])
         };
-        [(1, true), (64, true), (64, false)].map(group).into()
+        let each = self.closes.iter().flat_map(|closes| self.at_once.iter().map(|at_once| (*closes, *at_once)));
+        each.map(group).collect()
     }
 
     fn idle(&self, conditions: &Conditions) -> Vec<Group> {
