@@ -9,6 +9,7 @@ use crate::sync::Arc;
 use crate::tx_queue::TxQueue;
 use rawtcp_io::ingress::IngressDrop;
 use rawtcp_io::mem::{self, LoopbackDevice, MemConfig, Receiver, Switch};
+use rawtcp_io::netns;
 use rawtcp_io::network::{Hop, Interface, LocalAddresses, Mac, Network};
 use rawtcp_io::{
     Guard, GuardRequest, IcmpV4, IcmpV6, MAX_EXCEPT, PacketConfig, PacketDevice, PacketIo, PortSet, RawConfig, RawIpV4,
@@ -126,12 +127,6 @@ pub(crate) struct Devices {
 
 fn elsewhere() -> io::Error {
     io::Error::other("this thread is in another network namespace than the sockets of its rawtcp stack")
-}
-
-/// The network namespace of the calling thread; `None` where that is not shown.
-fn namespace() -> Option<u64> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/thread-self/ns/net").ok().map(|ns| ns.ino())
 }
 
 /// How a peer is reached.
@@ -340,7 +335,7 @@ impl Devices {
             v4: Some(0),
             v6,
             addresses: Addresses::Kernel,
-            namespace: namespace(),
+            namespace: netns::current_number(),
             cookie,
             network,
             ingress: ingress(ethernets),
@@ -454,7 +449,7 @@ impl Devices {
 
     /// Whether the calling thread is in the raw sockets' network namespace, as far as can be known.
     pub(crate) fn is_here(&self) -> bool {
-        self.namespace.is_none() || namespace().is_none_or(|here| Some(here) == self.namespace)
+        self.namespace.is_none() || netns::current_number().is_none_or(|here| Some(here) == self.namespace)
     }
 
     /// Whether time inside the process is the devices' time.
