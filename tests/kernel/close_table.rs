@@ -19,6 +19,7 @@ tests!(
     reset_of_the_peer_is_an_error_not_an_end,
     data_after_close_is_reset,
     server_side_drop_sends_fin,
+    what_is_written_at_once_carries_the_last_ack_of_the_handshake,
     closes_survive_loss_we_first,
     closes_survive_loss_the_kernel_first,
     closes_survive_loss_both_at_once,
@@ -91,6 +92,24 @@ fn drop_with_empty_receive_queue_sends_data_then_fin() -> Outcome {
     assert!(from_us(&seen).all(|s| !s.flags.rst()));
     let fin = from_us(&seen).position(|s| s.flags.fin()).ok_or("a FIN")?;
     assert!(from_us(&seen).skip(fin + 1).all(|s| s.payload_len == 0), "nothing new behind the FIN");
+    Ok(())
+}
+
+/// A segment less for each request. Who says nothing at once is not kept waiting: the tests in which the server speaks first.
+fn what_is_written_at_once_carries_the_last_ack_of_the_handshake() -> Outcome {
+    let seen = converse(
+        |mut stream| async move {
+            assert_eq!(receive(&mut stream).await?, 5);
+            Ok(())
+        },
+        |mut stream| async move {
+            send(&mut stream, 5).await?;
+            drop(stream);
+            Ok(())
+        },
+    )?;
+    let first: Vec<_> = from_us(&seen).take(2).map(|s| (s.flags.syn(), s.flags.ack(), s.payload_len)).collect();
+    assert_eq!(first, [(true, false, 0), (false, true, 5)]);
     Ok(())
 }
 

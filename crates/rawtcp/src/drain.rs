@@ -181,6 +181,7 @@ impl Drain {
             }
         }
         let mut more = self.engine.timers();
+        more |= self.engine.late_acks();
         for driver in 0..self.engine.host().posts.len() {
             more |= self.engine.due_for(driver);
             more |= self.engine.scheduled_for(driver);

@@ -56,6 +56,8 @@ pub(crate) struct Engine {
     replies: Vec<Reply>,
     /// Connections whose handshake is complete: they are queued for `accept` last.
     accepted: Vec<(ListenerRef, Arc<ConnCell>)>,
+    /// Connections whose last ACK of the handshake waits for what the application will send.
+    late: Vec<Arc<ConnCell>>,
     /// Addresses of ours that became busy.
     busy: Vec<SocketAddr>,
     /// Shards that were looked into: their timers may have changed. One bit each.
@@ -82,6 +84,7 @@ impl Engine {
             touched: Vec::new(),
             replies: Vec::new(),
             accepted: Vec::new(),
+            late: Vec::new(),
             busy: Vec::new(),
             shards: 0,
             wake: WakeList::default(),
@@ -438,6 +441,28 @@ impl Engine {
         any
     }
 
+    /// Whether ACKs wait for the application, which is to have its turn now, and the driver the next.
+    pub(crate) fn has_late_acks(&self) -> bool {
+        !self.late.is_empty()
+    }
+
+    /// Sends the last ACKs of handshakes that nothing has carried since the last turn. Says whether any waited.
+    pub(crate) fn late_acks(&mut self) -> bool {
+        if self.late.is_empty() {
+            return false;
+        }
+        let mut late = std::mem::take(&mut self.late);
+        for cell in late.drain(..) {
+            let _ = self.deliver(&cell, |inner| {
+                inner.conn.release_handshake_ack();
+                Ok(())
+            });
+        }
+        self.late = late;
+        self.finish(self.host.clock.now());
+        true
+    }
+
     /// Sends what a device has queued, and serves the connections that waited for it, each in turn and a bounded
     /// number. `false`: the device is full.
     pub(crate) fn flush(&mut self, at: usize) -> bool {
@@ -471,14 +496,19 @@ impl Engine {
                 let mut after = After::default();
                 let mut inner = cell.lock();
                 inner.touched = false;
+                // A driver with a thread of its own would only wait for other threads.
+                let late = !host.settings.own_thread && inner.conn.hold_handshake_ack();
                 let becomes_busy = inner.until_busy == 1;
                 inner.until_busy = inner.until_busy.saturating_sub(1);
                 cell.settle(&mut inner, now, &mut after);
                 drop(inner);
-                (after, becomes_busy)
+                (after, becomes_busy, late)
             }));
             match settled {
-                Ok((after, becomes_busy)) => {
+                Ok((after, becomes_busy, late)) => {
+                    if late {
+                        self.late.push(cell.clone());
+                    }
                     if becomes_busy {
                         self.busy.push(cell.tuple().local);
                     }

@@ -278,6 +278,7 @@ impl Rounds {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let begin = real_now();
         let before = self.engine.received_bytes;
+        self.engine.late_acks();
         for round in 0..ROUNDS {
             let mut busy = self.poll_news(cx);
             for i in 0..self.sources.len() {
@@ -298,6 +299,9 @@ impl Rounds {
                 self.engine.host().kick();
             }
             if !busy {
+                if self.engine.has_late_acks() {
+                    break;
+                }
                 return Poll::Pending;
             }
             // In virtual time nobody waits, and a run must not depend on how fast the machine is.

@@ -3,7 +3,7 @@
 //! The caller processes a whole batch before it polls for output, so one ACK answers the batch
 //! [MUST-58, MUST-59]; inside a batch at most the last of several due ACKs is sent.
 
-use super::{Connection, Timer};
+use super::{Connection, State, Timer};
 use crate::cold::{Cold, Idle};
 use crate::seq::OffsetRange;
 use crate::time::{Duration, Instant};
@@ -29,6 +29,7 @@ pub(super) struct AckPolicy {
     small: bool,
     /// Segments still to be acknowledged at once because the peer is in slow start.
     quick: u32,
+    last_of_handshake: Last,
     /// The application answers what it reads: ACKs ride on its data, and are not hurried (Linux's "pingpong").
     answers: bool,
     last_text: Instant,
@@ -37,6 +38,18 @@ pub(super) struct AckPolicy {
     /// a batch of out-of-order segments may not shrink to one; more than three tell it nothing new.
     repeats: u8,
     pub(super) odd: Cold<Odd>,
+}
+
+/// The ACK that completes the handshake of an active open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    /// It is not due, or not it alone.
+    No,
+    Due,
+    /// It waits for data to ride on.
+    Held,
+    /// It has waited.
+    Released,
 }
 
 /// What only follows what should not happen.
@@ -64,6 +77,7 @@ impl AckPolicy {
             unacked: 0,
             small: false,
             quick,
+            last_of_handshake: Last::No,
             answers: false,
             last_text: Instant::ZERO,
             last_sent: Instant::ZERO,
@@ -74,10 +88,22 @@ impl AckPolicy {
 
     pub(super) fn now(&mut self) {
         self.due = true;
+        self.last_of_handshake = Last::No;
+    }
+
+    /// Our SYN was answered.
+    pub(super) fn complete_handshake(&mut self) {
+        self.due = true;
+        self.last_of_handshake = Last::Due;
+    }
+
+    /// The peer does not know yet that its SYN has come.
+    pub(super) fn is_last_of_handshake(&self) -> bool {
+        self.last_of_handshake != Last::No
     }
 
     pub(super) fn is_due(&self) -> bool {
-        self.due
+        self.due && self.last_of_handshake != Last::Held
     }
 
     /// When an ACK last left, alone or with data.
@@ -100,6 +126,7 @@ impl AckPolicy {
     pub(super) fn on_sent(&mut self, now: Instant) {
         self.last_sent = now;
         self.due = self.repeats > 0;
+        self.last_of_handshake = Last::No;
         self.repeats = self.repeats.saturating_sub(1);
         self.unacked = 0;
         self.small = false;
@@ -130,6 +157,11 @@ impl AckPolicy {
         self.due = true;
     }
 
+    /// The peer has finished: whoever reads that will most likely finish, too.
+    fn on_fin(&mut self) {
+        self.answers = true;
+    }
+
     /// Data leaves: soon after some has arrived, it is an answer.
     pub(super) fn on_reply(&mut self, now: Instant, soon: Duration) {
         self.answers |= self.last_text != Instant::ZERO && now.since(self.last_text) < soon;
@@ -137,6 +169,24 @@ impl AckPolicy {
 }
 
 impl Connection {
+    /// Has the ACK that completes the handshake wait for data to ride on, if it is due and nothing else is; says so.
+    /// Whoever asks for it calls [`release_handshake_ack`](Self::release_handshake_ack) as soon as the application has had
+    /// its turn.
+    pub fn hold_handshake_ack(&mut self) -> bool {
+        let due = self.ack.last_of_handshake == Last::Due;
+        if due {
+            self.ack.last_of_handshake = Last::Held;
+        }
+        due
+    }
+
+    /// The ACK leaves by itself, if nothing has carried it.
+    pub fn release_handshake_ack(&mut self) {
+        if self.ack.last_of_handshake == Last::Held {
+            self.ack.last_of_handshake = Last::Released;
+        }
+    }
+
     /// In-order text arrived: an ACK at once for every second full segment, or by the timer.
     pub(super) fn ack_text(&mut self, now: Instant, len: usize, gro_size: u16) {
         let unit = match gro_size {
@@ -158,8 +208,25 @@ impl Connection {
             self.ack.now();
         } else if self.config.delayed_ack.is_zero() {
             self.ack.now();
-        } else if !self.timers.is_set(Timer::DelayedAck) {
+        } else {
+            self.ack_later(now);
+        }
+    }
+
+    fn ack_later(&mut self, now: Instant) {
+        if !self.timers.is_set(Timer::DelayedAck) {
             self.timers.set(Timer::DelayedAck, now + self.config.delayed_ack.min(LONGEST_DELAY));
+        }
+    }
+
+    /// A FIN arrived in order. Its ACK may wait for our own FIN (RFC 9293 §3.8.6.3 [SHLD-18], and Linux's choice), unless we
+    /// have sent that: nothing follows it.
+    pub(super) fn ack_fin(&mut self, now: Instant) {
+        if self.state == State::Established && !self.config.delayed_ack.is_zero() {
+            self.ack.on_fin();
+            self.ack_later(now);
+        } else {
+            self.ack.now();
         }
     }
 

@@ -45,7 +45,7 @@ impl Connection {
         self.update_ts_recent(now, segment, start);
         self.check_urgent(segment, start); // sixth
         self.receive_text(now, segment, start); // seventh
-        self.receive_fin(segment, start); // eighth
+        self.receive_fin(now, segment, start); // eighth
         Ok(())
     }
 

@@ -79,7 +79,13 @@ impl Connection {
         if let Some(seq) = self.pending.refuse.take() {
             return Some(self.bare_reset(seq));
         }
-        if core::mem::take(&mut self.pending.reset) {
+        if self.pending.reset {
+            if self.ack.is_last_of_handshake() {
+                // To a peer whose listener has not accepted yet a reset would say that there never was a connection.
+                self.ack.now();
+                return self.bare_ack(now);
+            }
+            self.pending.reset = false;
             return Some(self.reset(now));
         }
         // CWR and an urgent pointer are for one segment, not for all of a run.

@@ -40,7 +40,8 @@ fn remote_close_first() {
     for drop in [false, true] {
         let mut s = Script::accepted(&plain());
         s.send(FIN_ACK, s.seq(0), s.ack(0), b"");
-        s.expect_ack(1);
+        // The ACK rides on our FIN.
+        s.none();
         assert_eq!((s.state(), s.read()), (State::CloseWait, Ok(vec![])));
         fin(&mut s, drop, 1);
         assert_eq!(s.state(), State::LastAck);
@@ -48,6 +49,18 @@ fn remote_close_first() {
         s.none();
         assert_eq!((s.state(), s.host.counts().open()), (State::Closed, 0));
     }
+}
+
+#[test]
+fn a_fin_is_acknowledged_while_nobody_answers_it() {
+    let mut s = Script::accepted(&plain());
+    s.send(FIN_ACK, s.seq(0), s.ack(0), b"");
+    let (after, answer) = s.next_within(Duration::from_secs(1));
+    assert_eq!((after, answer.tcp.flags, answer.tcp.ack), (plain().delayed_ack, ACK, s.seq(1)));
+    s.none();
+    // Sent again, it is not made to wait again.
+    s.send(FIN_ACK, s.seq(0), s.ack(0), b"");
+    s.expect_ack(1);
 }
 
 #[test]

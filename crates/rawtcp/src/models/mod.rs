@@ -35,6 +35,7 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// Interleavings tried of each model and by each scheduler, unless `RAWTCP_MODEL_ITERATIONS` says otherwise.
 const ITERATIONS: usize = 1000;
@@ -96,6 +97,7 @@ impl Future for Turns {
             let mut busy = matches!(engine.receive(driver), Ok(Drained::Maybe));
             busy |= engine.scheduled();
             busy |= open.queue.is_busy() && engine.flush(driver);
+            busy |= engine.late_acks();
             if driver >= alive.load(Ordering::SeqCst) {
                 // As the drivers' `drop`, but for the delivery, which waits for the kernel.
                 let engine = self.engine.take().filter(|_| driver == 0);
@@ -126,7 +128,7 @@ impl Driven {
             recv_buffer_max: BUFFER,
             nodelay: true,
             // A delayed ACK would wait for a timer.
-            quick_acks: u32::MAX,
+            delayed_ack: Duration::ZERO,
             ..ConnConfig::default()
         };
         let settings = StackBuilder::default().config(config).seed([7; 32]).into_settings();

@@ -34,7 +34,7 @@ impl Connection {
         if flags.contains(Flags::ACK) {
             self.on_syn_acked(now, segment);
             self.establish(now);
-            self.ack.now();
+            self.ack.complete_handshake();
         } else {
             // Simultaneous open (RFC 9293 §3.5 [MUST-10]): our SYN goes again, with the ACK.
             self.transition(State::SynReceived, StateReason::CrossingSyn);
@@ -43,7 +43,7 @@ impl Connection {
         let text = Self::text_start(segment, Offset(0));
         if flags.contains(Flags::ACK) {
             self.receive_text_at(now, segment, text);
-            self.receive_fin(segment, Offset(0));
+            self.receive_fin(now, segment, Offset(0));
         }
         Ok(())
     }

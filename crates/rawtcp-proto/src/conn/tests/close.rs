@@ -1,5 +1,5 @@
 use super::pair::{A, B, Pair, has};
-use super::secs;
+use super::{ms, secs};
 use crate::config::ConnConfig;
 use crate::conn::{Events, State, TransmitKind};
 use crate::error::{CloseReason, UserError};
@@ -28,6 +28,55 @@ fn four_way_close_walks_the_states() {
     assert!(p.seen[A].contains(Events::TIME_WAIT));
     let record = p.ends[A].time_wait(p.now).unwrap();
     assert_eq!(record.deadline, p.now + secs(60));
+}
+
+/// What one end has sent.
+fn answers(p: &Pair, end: usize) -> Vec<TransmitKind> {
+    p.log.iter().filter(|(from, _)| *from == end).map(|(_, t)| t.kind).collect()
+}
+
+#[test]
+fn the_ack_of_a_fin_rides_on_the_answer() {
+    for shuts in [true, false] {
+        let mut p = pair();
+        p.ends[A].shutdown(p.now).unwrap();
+        p.run_until(|p| p.ends[B].state() == State::CloseWait);
+        assert_eq!(answers(&p, B), [], "it waits");
+        let since = p.now;
+        if shuts {
+            p.ends[B].shutdown(p.now).unwrap();
+            p.flush();
+            assert_eq!(answers(&p, B), [TransmitKind::Data]);
+            assert_eq!(
+                p.ends[B].poll_timeout().map(|at| at.since(p.now) > ms(40)),
+                Some(true),
+                "nothing is owed any more"
+            );
+        } else {
+            p.run_until(|p| !answers(p, B).is_empty());
+            assert_eq!((answers(&p, B), p.now.since(since)), (vec![TransmitKind::Ack], ms(40)));
+        }
+    }
+}
+
+#[test]
+fn the_ack_of_a_fin_does_not_wait_where_nothing_can_carry_it() {
+    // We have finished first.
+    let mut p = pair();
+    p.ends[B].shutdown(p.now).unwrap();
+    p.run_until(|p| p.ends[B].state() == State::FinWait2);
+    p.log.clear();
+    p.ends[A].shutdown(p.now).unwrap();
+    p.run_until(|p| p.ends[B].state() == State::TimeWait);
+    p.flush();
+    assert_eq!(answers(&p, B), [TransmitKind::Ack]);
+    // ACKs are not to be delayed.
+    let config = ConnConfig { delayed_ack: ms(0), ..ConnConfig::default() };
+    let mut p = Pair::established(ConnConfig::default(), config);
+    p.ends[A].shutdown(p.now).unwrap();
+    p.run_until(|p| p.ends[B].state() == State::CloseWait);
+    p.flush();
+    assert_eq!(answers(&p, B), [TransmitKind::Ack]);
 }
 
 #[test]

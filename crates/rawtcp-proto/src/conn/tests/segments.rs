@@ -603,3 +603,35 @@ fn the_last_segment_once_more_is_echoed_with_its_own_timestamp() {
         assert_eq!(host.drain()[0].header.options.timestamps.unwrap().echo, echo);
     }
 }
+
+#[test]
+fn the_last_ack_of_a_handshake_may_wait_for_data() {
+    let begin = || {
+        let mut host = Host::connecting(&plain());
+        host.give(host.header(Flags::SYN | ACK, 0, 1), b"").unwrap();
+        assert!(host.conn.hold_handshake_ack());
+        assert!(host.drain().is_empty(), "it waits");
+        assert!(!host.conn.hold_handshake_ack(), "once");
+        host
+    };
+    let kinds = |sent: Vec<Transmit>| sent.iter().map(|t| t.kind).collect::<Vec<_>>();
+    // Data carries it.
+    let mut host = begin();
+    assert_eq!(host.conn.write(host.now, b"hello"), Ok(5));
+    let sent = host.drain();
+    assert_eq!((sent[0].header.ack, sent[0].payload_len()), (IRS.add(1), 5));
+    host.conn.release_handshake_ack();
+    assert_eq!((kinds(sent), kinds(host.drain())), (vec![TransmitKind::Data], vec![]));
+    // There was none.
+    let mut host = begin();
+    host.conn.release_handshake_ack();
+    assert_eq!(kinds(host.drain()), [TransmitKind::Ack]);
+    // Something else is to be acknowledged.
+    let mut host = begin();
+    assert_eq!(kinds(host.on(ACK, 1, 1, b"welcome")), [TransmitKind::Ack]);
+    assert!(!host.conn.hold_handshake_ack());
+    // Whoever resets at once has had a connection.
+    let mut host = begin();
+    host.conn.abort(host.now);
+    assert_eq!(kinds(host.drain()), [TransmitKind::Ack, TransmitKind::Reset]);
+}
