@@ -280,14 +280,10 @@ impl Engine {
             Ownership::NotOurs => return Err(DropReason::NotOurs),
             // RFC 9293 §3.10.7.1 wants a reset. But a device that sees frames sees them before the kernel translates
             // addresses, and that takes ports without asking sockets: it may be another host's connection.
-            Ownership::Ours
-                if host.devices.get(device).sees_others
-                    && host.devices.forwards()
-                    && !host.ports.listens(tuple.local) =>
-            {
+            Ownership::Ours { listens: false } if host.devices.get(device).sees_others && host.devices.forwards() => {
                 return Err(DropReason::SharedPort);
             }
-            Ownership::Ours => {}
+            Ownership::Ours { .. } => {}
             // A reset of ours would kill a connection of the kernel's. When in doubt: silence.
             // A reset is never answered, and so not worth the question.
             Ownership::Shared if segment.header.flags.contains(Flags::RST) => return Err(DropReason::SharedPort),

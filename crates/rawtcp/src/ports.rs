@@ -5,20 +5,24 @@
 //! one guard covers an address and port, so that whoever leaves needs only its address to find it.
 
 mod avoided;
+mod client;
 mod spared;
+mod stock;
 
 use crate::device::{Devices, Reservation};
 use crate::error;
 use crate::sync::{Arc, Mutex, MutexGuard, lock};
 use avoided::Avoided;
+use client::MAX_TRIES;
 use rawtcp_io::PortSet;
+use rawtcp_proto::FourTuple;
 use rawtcp_proto::stack::PortChooser;
-use rawtcp_proto::{FourTuple, Instant};
 pub(crate) use spared::Ingress;
 use spared::{Sparing, Teller};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use stock::Stock;
 
 /// Guards of client ports kept without a user: the next connects need no new one.
 const MAX_IDLE: usize = 64;
@@ -37,13 +41,6 @@ const ROUGH_BLOCK: u16 = 4096;
 /// Ranges of a rough filter: what listens apart from the client ports shall not open all between.
 const ROUGH_RANGES: usize = 8;
 
-/// Client ports that a connect looks at before it takes a new one, where it may have one: who has tens of thousands of
-/// connections to one peer would look at as many for every further one.
-const MAX_TRIES: usize = 64;
-
-/// So many after others have found none: where each connection leaves its port in TIME-WAIT, hardly one is free.
-const MIN_TRIES: usize = 4;
-
 /// Client ports where the stack chooses by itself: as Linux's `ip_local_port_range` by default.
 const OWN_RANGE: std::ops::Range<u16> = 32_768..61_000;
 
@@ -51,7 +48,10 @@ const OWN_RANGE: std::ops::Range<u16> = 32_768..61_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ownership {
     NotOurs,
-    Ours,
+    Ours {
+        /// Somebody listens there.
+        listens: bool,
+    },
     /// The kernel has connections on the port too.
     Shared,
 }
@@ -97,6 +97,7 @@ pub(crate) struct Bind {
 pub(crate) struct Ports {
     inner: Mutex<Inner>,
     teller: Teller,
+    stock: Stock,
 }
 
 #[derive(Debug)]
@@ -154,7 +155,7 @@ impl Ports {
             limit: usize::MAX,
             tries: MAX_TRIES,
         };
-        Ports { inner: Mutex::new(inner), teller: Teller::default() }
+        Ports { inner: Mutex::new(inner), teller: Teller::default(), stock: Stock::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -177,25 +178,25 @@ impl Ports {
         match inner.covering(local).and_then(|at| inner.guards.get(&at)) {
             None => Ownership::NotOurs,
             Some(guarded) if guarded.reservation.is_shared() => Ownership::Shared,
-            Some(_) => Ownership::Ours,
+            Some(guarded) => Ownership::Ours { listens: guarded.listener },
         }
-    }
-
-    /// Whether somebody listens on the guard that covers this address and port.
-    pub(crate) fn listens(&self, local: SocketAddr) -> bool {
-        let inner = self.lock();
-        inner.covering(local).and_then(|at| inner.guards.get(&at)).is_some_and(|guarded| guarded.listener)
     }
 
     /// Reserves an address and port for a socket, which is a user of it from here on; says which port it is.
     pub(crate) fn bind(&self, devices: &Devices, request: &Bind) -> io::Result<SocketAddr> {
         match self.try_bind(devices, request) {
-            // By a guard that is about to go, and waits for the kernel to be told of it?
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && self.teller.settle() => {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && self.makes_way(request.addr.port()) => {
                 self.try_bind(devices, request)
             }
             result => result,
         }
+    }
+
+    /// Whether a guard of ours has gone that nobody used: one made in advance, or one that waited for the kernel to be told
+    /// of its end.
+    fn makes_way(&self, port: u16) -> bool {
+        let in_stock = self.stock.give_up(port);
+        self.teller.settle() || in_stock
     }
 
     fn try_bind(&self, devices: &Devices, request: &Bind) -> io::Result<SocketAddr> {
@@ -305,79 +306,9 @@ impl Ports {
         drop(freed);
     }
 
-    /// Finds a port from which `remote` can be reached. `claim` takes the four-tuple that a local
-    /// address makes, or refuses it; `true` beside its result says that it took over the place of a
-    /// TIME-WAIT record. A port that is guarded already is preferred; the filters hold a new one
-    /// before this returns.
-    pub(crate) fn connect<R>(
-        &self,
-        devices: &Devices,
-        now: Instant,
-        source: SocketAddr,
-        remote: SocketAddr,
-        mut claim: impl FnMut(SocketAddr) -> Option<(R, bool)>,
-    ) -> io::Result<R> {
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        if devices.guards_cost_descriptors() && inner.limit == usize::MAX {
-            inner.limit = guard_limit();
-        }
-        let source = with_port(source, 0);
-        inner.avoided.expire(now);
-        if let Some(result) = inner.share(source, remote, inner.tries, &mut claim) {
-            inner.tries = MAX_TRIES;
-            return Ok(result);
-        }
-        inner.tries = (inner.tries / 2).max(MIN_TRIES);
-        if inner.guards.len() >= inner.limit {
-            if let Some(result) = inner.share(source, remote, usize::MAX, &mut claim) {
-                return Ok(result);
-            }
-            while inner.guards.len() >= inner.limit {
-                // What rests for other sources makes way. With the lock: seldom, and its descriptor is wanted now.
-                let Some(other) = inner.idle.pop_front() else { return Err(error::os(error::EADDRNOTAVAIL)) };
-                drop(inner.take(other));
-            }
-        }
-        let request = if devices.chooses_ports() {
-            source
-        } else {
-            match inner.free_port(source) {
-                Some(port) => with_port(source, port),
-                None => {
-                    let shared = inner.share(source, remote, usize::MAX, &mut claim);
-                    return shared.ok_or_else(|| error::os(error::EADDRNOTAVAIL));
-                }
-            }
-        };
-        let reservation = devices.reserve(request, true, None)?;
-        // Nobody else may listen there; the flags matter for sockets that were bound.
-        let reuse = Reuse { addr: true, port: false };
-        let at = inner.put(devices, &Bind { addr: request, v6only: true, reuse, device: None }, reservation, true)?;
-        inner.clients.entry(source).or_default().push(at.port());
-        match claim(at) {
-            Some((result, _)) => {
-                if let Some(guarded) = inner.guards.get_mut(&at) {
-                    guarded.users += 1;
-                }
-                Ok(result)
-            }
-            None => {
-                inner.idle.push_back(at);
-                Err(error::os(error::EADDRNOTAVAIL))
-            }
-        }
-    }
-}
-
-impl Ports {
-    /// A connect was given up: its four-tuple is left alone for a while.
-    pub(crate) fn avoid(&self, now: Instant, tuple: FourTuple) {
-        self.lock().avoided.add(now, tuple);
-    }
-
     /// The stack has ended: the kernel answers for all ports again.
     pub(crate) fn abandon(&self) {
+        self.stock.close();
         let mut inner = self.lock();
         let gone = std::mem::take(&mut inner.guards);
         inner.clients.clear();
@@ -461,39 +392,6 @@ impl Inner {
         if let Some(guarded) = self.guards.get_mut(&at) {
             guarded.users += 1;
         }
-    }
-
-    /// Takes a four-tuple on a client port that is guarded already, of which at most so many are tried: in the order in
-    /// which this peer's were taken, so that the first is the likeliest to be free again.
-    fn share<R>(
-        &mut self,
-        source: SocketAddr,
-        remote: SocketAddr,
-        most: usize,
-        claim: &mut impl FnMut(SocketAddr) -> Option<(R, bool)>,
-    ) -> Option<R> {
-        let ports = self.clients.get(&source)?;
-        let (mut claimed, mut tries) = (None, 0);
-        let port = self.chooser.choose_from(source.ip(), remote, ports, |port| {
-            tries += 1;
-            let local = with_port(source, port);
-            claimed = if self.avoided.has(&FourTuple::new(local, remote)) { None } else { claim(local) };
-            claimed.is_some() || tries == most
-        })?;
-        let (result, took_over) = claimed?;
-        let at = with_port(source, port);
-        self.settle_idle(at);
-        if let Some(guarded) = self.guards.get_mut(&at) {
-            guarded.users += usize::from(!took_over);
-        }
-        Some(result)
-    }
-
-    /// A port that no guard has, where nobody else knows of ports.
-    fn free_port(&mut self, addr: SocketAddr) -> Option<u16> {
-        let (chooser, on_port) = (&mut self.chooser, &self.on_port);
-        let free = |at: usize| !on_port.contains_key(&(OWN_RANGE.start + at as u16));
-        chooser.choose(addr.ip(), addr, OWN_RANGE.len(), free).map(|at| OWN_RANGE.start + at as u16)
     }
 
     /// Puts a new guard into the tables, without a user yet.

@@ -76,7 +76,7 @@ pub struct StackStats {
     pub half_open: usize,
     /// TIME-WAIT records.
     pub time_wait: usize,
-    /// Ports held, with one kernel socket each on devices that need it.
+    /// Ports held, with one kernel socket each on devices that need it; not those that are held in advance, for connects to come.
     pub guards: usize,
     /// Bytes by which send buffers have grown, all together: within the
     /// [send budget](crate::StackBuilder::send_budget).

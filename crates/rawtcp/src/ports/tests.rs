@@ -1,8 +1,10 @@
 use super::avoided::{AVOID, MAX_AVOIDED};
+use super::client::MIN_TRIES;
 use super::*;
 use crate::device::Device;
 use crate::sync::{Arc, Mutex, lock};
 use rawtcp_io::PacketIo;
+use rawtcp_proto::Instant;
 
 fn devices() -> Devices {
     let (io, _) = rawtcp_io::mem::pair(rawtcp_io::mem::MemConfig::default());
@@ -96,7 +98,7 @@ fn a_port_is_ours_until_its_last_user_is_gone() {
     ports.listen(&devices, addr("0.0.0.0:80"), false).unwrap();
     assert!(ports.retain(at));
     ports.unlisten(&devices, addr("0.0.0.0:80"));
-    assert_eq!(ports.ownership(at), Ownership::Ours);
+    assert_eq!(ports.ownership(at), Ownership::Ours { listens: false });
     // Only a connection is left: a new listener takes over the guard, narrower or not.
     ports.listen(&devices, at, false).unwrap();
     assert_eq!(ports.listen(&devices, at, false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
@@ -119,7 +121,7 @@ fn an_address_is_the_same_in_whatever_words() {
     for (words, meant) in table {
         let (ports, devices) = (Ports::new(&[1; 32]), devices());
         let local = ports.listen(&devices, addr(words), false).unwrap();
-        assert_eq!((local, ports.ownership(addr(meant))), (addr(words), Ownership::Ours), "{words}");
+        assert_eq!((local, ports.ownership(addr(meant))), (addr(words), Ownership::Ours { listens: true }), "{words}");
         assert!(ports.listen(&devices, addr(meant), false).is_err(), "{words}");
         assert!(ports.retain(addr(meant)));
         ports.unlisten(&devices, local);
