@@ -94,7 +94,7 @@ async fn answer(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), times: usize
 async fn the_kernel_serves(at: SocketAddr, peer: &Namespace) -> Outcome {
     let listener = loop {
         match kernel_listener(at).await {
-            // Copies of a guard's descriptor, see above.
+            // The guard goes once a thread has told the kernel.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => tokio::time::sleep(A_WHILE).await,
             listener => break listener?,
         }

@@ -8,8 +8,9 @@ use crate::tests;
 use rawtcp_lab::capture::Capture;
 use rawtcp_lab::netns::Namespace;
 use rawtcp_lab::topology::{CLIENT_V4, INTERFACE, Pair, SERVER_V4, SERVER_V6};
+use socket2::SockRef;
 use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Shutdown};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,6 +38,8 @@ fn a_kernel_connection_on_our_port_survives() -> Outcome {
         let listener = kernel_listener(addr(SERVER_V4, PORT)).await?;
         connected.send(())?;
         let (mut stream, _) = soon("accept", listener.accept()).await?;
+        // Other tests begin programs, which have copies of this listener until they run: to drop it is not enough.
+        SockRef::from(&listener).shutdown(Shutdown::Both)?;
         drop(listener);
         port_is_free.send(())?;
         // Busy all the while.
@@ -89,7 +92,9 @@ fn serve_one(pair: &Pair) -> Outcome {
         stack.close().await;
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    if is_ready.recv().is_err() {
+        return ours.join();
+    }
     let client = pair.client.spawn_tokio(|| async {
         let mut stream = tokio::net::TcpStream::connect(addr(SERVER_V4, PORT)).await?;
         assert_eq!(soon("our stream", receive(&mut stream)).await?, 50_000);

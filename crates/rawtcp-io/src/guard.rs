@@ -8,7 +8,7 @@
 //! Linux 6.18 on CAP_NET_ADMIN.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
@@ -29,11 +29,11 @@ pub struct GuardRequest {
     pub device: Option<String>,
 }
 
-/// A reserved port; freed on drop.
+/// A reserved port; freed on drop, also where a child process that has yet to run its program has copies of our descriptors.
 #[derive(Debug)]
 pub struct Guard {
     /// Held for its existence only.
-    _socket: Socket,
+    socket: Socket,
     local: SocketAddr,
     shared: bool,
     partial: bool,
@@ -62,7 +62,7 @@ impl Guard {
         socket.listen(1)?;
         let local = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
         let namespace = sys::namespace_cookie(socket.as_fd());
-        Ok(Self { _socket: socket, local, shared, partial: request.device.is_some(), namespace })
+        Ok(Self { socket, local, shared, partial: request.device.is_some(), namespace })
     }
 
     /// Asks the kernel whether a socket may be bound to an address, in the network namespace of the calling thread; no
@@ -112,6 +112,16 @@ impl Guard {
     }
 }
 
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // A child that another thread begins has copies of all descriptors from fork to exec: closed by us alone, the socket would go
+        // on listening there, deaf. So it stops to listen, for all who have it, and whoever sets SO_REUSEADDR, as servers do, may
+        // bind to the port. A port of the kernel's choice is free altogether. Neither can fail with a socket that listens.
+        let _ = self.socket.set_reuse_address(true);
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
 /// A key of this process, which is told to the kernel only.
 fn secret() -> io::Result<[u8; 16]> {
     static SECRET: OnceLock<[u8; 16]> = OnceLock::new();
@@ -152,4 +162,32 @@ fn bind(request: &GuardRequest, reuse: bool) -> io::Result<Socket> {
     }
     socket.bind(&request.addr.into())?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    /// The copy is what a child process has that another thread begins, from fork to exec.
+    #[test]
+    fn a_port_is_free_although_a_child_has_a_copy() {
+        for wanted in ["127.0.0.1:0", "[::1]:0"] {
+            let request = GuardRequest { addr: wanted.parse().unwrap(), v6only: false, device: None };
+            let chosen = Guard::bind(&request).unwrap();
+            let chosen_copy = chosen.socket.try_clone().unwrap();
+            let addr = chosen.local_addr();
+            drop(chosen);
+            // Asked for by number, it is bound still, but not in the way of a server.
+            let asked = Guard::bind(&GuardRequest { addr, ..request }).unwrap();
+            let asked_copy = asked.socket.try_clone().unwrap();
+            assert!(!asked.is_shared(), "{addr} was free altogether");
+            assert_eq!(TcpListener::bind(addr).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+            drop(asked);
+            let listener = TcpListener::bind(addr).unwrap();
+            let client = TcpStream::connect(addr).unwrap();
+            assert_eq!(listener.accept().unwrap().1, client.local_addr().unwrap());
+            drop((chosen_copy, asked_copy));
+        }
+    }
 }
