@@ -1,6 +1,7 @@
 //! A hyper server and 64 clients over lossy links of 50 ms, for a virtual hour.
 
 mod budget;
+mod deadlines;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Full};

@@ -72,6 +72,8 @@ pub(crate) struct Rounds {
     timer: Timer,
     /// News of the network around us.
     news: Option<AsyncFd<OwnedFd>>,
+    /// Rounds in which deadlines have waited for what came before them.
+    held_up: usize,
     /// `close` was called and its first part is over: every stream has been closed.
     pub(crate) ending: bool,
     /// It is in a turn. Found like this by another, it has panicked there.
@@ -103,7 +105,7 @@ impl Rounds {
         let network = host.devices.network().filter(|_| first);
         let news = network.map(|network| watch(network.news(), Interest::READABLE)).transpose()?;
         let engine = Engine::new(host.clone(), driver);
-        Ok(Rounds { engine, driver, sources, timer, news, ending: false, at_work: false })
+        Ok(Rounds { engine, driver, sources, timer, news, held_up: 0, ending: false, at_work: false })
     }
 
     /// Takes what a device has received, one batch. Says whether there may be more to do.
@@ -185,6 +187,19 @@ impl Rounds {
         true
     }
 
+    /// Whether deadlines may be served: once all that came before them has been taken, also if the reactor has not told of it yet.
+    /// An acknowledgment counts before the probe that would ask for it. A queue that is never empty holds them up for some rounds
+    /// only.
+    fn has_caught_up(&mut self) -> bool {
+        let mut all = true;
+        for (at, _) in &self.sources {
+            // An error is met again by whoever waits for the device.
+            all &= !matches!(self.engine.receive(*at), Ok(Drained::Maybe));
+        }
+        self.held_up = if all || self.held_up == ROUNDS { 0 } else { self.held_up + 1 };
+        self.held_up == 0
+    }
+
     /// Serves what is due. Says whether anything was.
     ///
     /// `look`: also if the reactor has not told of it yet. It is not asked while tasks are ready to run, and one that sends all
@@ -206,9 +221,9 @@ impl Rounds {
                 }
                 let host = engine.host();
                 let serve = rang || look && host.alarm.is_due(|| host.clock.now());
-                if serve {
-                    engine.timers();
-                    engine.host().alarm.next();
+                if serve && self.has_caught_up() {
+                    self.engine.timers();
+                    self.engine.host().alarm.next();
                 }
                 serve
             }
@@ -218,7 +233,9 @@ impl Rounds {
                     return false;
                 };
                 if at <= engine.host().clock.now() {
-                    engine.timers();
+                    if self.has_caught_up() {
+                        self.engine.timers();
+                    }
                     return true;
                 }
                 let Some(until) = engine.host().clock.to_tokio(at) else { return false };
@@ -242,12 +259,10 @@ impl Rounds {
         if driver == 0 || !self.engine.host().posts[driver].has_due() {
             return false;
         }
-        for (at, _) in &self.sources {
-            // What came before the deadline counts before it, also if the reactor has not told of it yet. An error is
-            // met again by whoever waits for the device.
-            let _ = self.engine.receive(*at);
+        if self.has_caught_up() {
+            self.engine.due_for(driver);
         }
-        self.engine.due_for(driver)
+        true
     }
 
     /// Whether it is time to end: nobody can use the stack any more, or it was closed. In that case first what
