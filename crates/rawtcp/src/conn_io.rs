@@ -88,8 +88,10 @@ impl ConnCell {
         }
         let now = self.now();
         let mut after = After::default();
+        let before = inner.conn.unacked_len();
         let result = self.attempt(&mut inner, mask, &mut after, |conn| op(conn, now));
         if result.is_ok() {
+            inner.stretch += inner.conn.unacked_len().saturating_sub(before);
             self.conclude(inner, now, after);
         } else {
             drop(inner);
@@ -283,6 +285,10 @@ impl ConnCell {
         result
     }
 
+    fn has_stretched(self: &Arc<Self>) -> bool {
+        self.lock().has_stretched()
+    }
+
     /// Runs an operation of the caller's until it finds something.
     pub(crate) async fn async_io<R>(
         self: &Arc<Self>,
@@ -291,6 +297,9 @@ impl ConnCell {
     ) -> io::Result<R> {
         loop {
             let seen = self.ready(mask).await?;
+            if mask == Bits::WRITE && self.has_stretched() {
+                yield_now().await;
+            }
             let coop = poll_fn(poll_proceed).await;
             match op() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.lock().readiness.clear(seen),

@@ -57,9 +57,8 @@ async fn echo() {
 }
 
 /// With room for everything a long write never waits, and the runtime's other tasks, and the acknowledgments, have their
-/// turn all the same.
-#[tokio::test]
-async fn a_long_write_gives_way_though_there_is_room() {
+/// turn all the same. `write` is given 4 MiB.
+async fn gives_way(write: impl AsyncFnOnce(&mut TcpStream, Vec<u8>)) {
     const LEN: usize = 4 << 20;
     let config = ConnConfig { send_buffer: LEN, send_buffer_max: LEN, ..ConnConfig::default() };
     let stack = Stack::builder().device(Device::Loopback).config(config).build().unwrap();
@@ -73,12 +72,69 @@ async fn a_long_write_gives_way_though_there_is_room() {
         }
     });
     let data = pattern(LEN, 9);
-    soon(a.write_all(&data)).await.unwrap();
+    soon(write(&mut a, data.clone())).await;
     assert!(turns.load(Ordering::Relaxed) >= 7, "{turns:?}");
     other.abort();
     let mut got = vec![0; LEN];
     soon(b.read_exact(&mut got)).await.unwrap();
     assert!(got == data);
+}
+
+#[tokio::test]
+async fn a_long_write_gives_way_though_there_is_room() {
+    gives_way(async |stream, data| stream.write_all(&data).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn many_attempts_to_write_give_way() {
+    gives_way(async |stream, data| {
+        let mut left = &data[..];
+        while !left.is_empty() {
+            let attempt = || stream.try_write(&left[..left.len().min(64 << 10)]);
+            left = &left[stream.async_io(Interest::WRITABLE, attempt).await.unwrap()..];
+        }
+    })
+    .await;
+}
+
+/// `try_write` and `writable` alone give way to nobody while there is room, as tokio's. But room ends, and the driver has its
+/// turn.
+#[tokio::test]
+async fn a_loop_of_attempts_to_write_does_not_starve_the_driver() {
+    const LEN: usize = 40 << 20;
+    let stack = stack();
+    let (a, mut b) = pair(&stack).await;
+    let reader = tokio::spawn(async move {
+        let (mut got, mut buf) = (0, vec![0; 256 << 10]);
+        while got < LEN {
+            got += b.read(&mut buf).await.unwrap();
+        }
+    });
+    let data = pattern(64 << 10, 9);
+    let (mut left, mut waits) = (LEN, 0);
+    while left > 0 {
+        soon(a.writable()).await.unwrap();
+        match a.try_write(&data[..data.len().min(left)]) {
+            Ok(n) => left -= n,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                waits += 1;
+            }
+        }
+    }
+    assert!(waits >= 8, "{waits}");
+    soon(reader).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_long_write_without_copies_gives_way() {
+    gives_way(async |stream, data| {
+        let data = bytes::Bytes::from(data);
+        for at in (0..data.len()).step_by(64 << 10) {
+            stream.write_bytes(data.slice(at..at + (64 << 10))).await.unwrap();
+        }
+    })
+    .await;
 }
 
 async fn exchange(a: TcpStream, b: TcpStream, len: usize) {

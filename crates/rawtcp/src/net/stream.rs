@@ -103,7 +103,8 @@ impl TcpStream {
         self.ready(Interest::READABLE).await.map(drop)
     }
 
-    /// Waits until writing is worth a try: `ready(Interest::WRITABLE)`.
+    /// Waits until writing is worth a try: `ready(Interest::WRITABLE)`. As tokio's it gives way to no other task while there is
+    /// room.
     pub async fn writable(&self) -> io::Result<()> {
         self.ready(Interest::WRITABLE).await.map(drop)
     }
