@@ -14,12 +14,13 @@ use rawtcp_lab::topology::{CLIENT_V4, CLIENT_V6, INTERFACE, Pair, SERVER_V4, SER
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::task::Context;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net as kernel;
 use tokio::task::JoinSet;
 
@@ -67,7 +68,7 @@ fn assert_spread(stats: &StackStats, drivers: usize) {
 }
 
 /// How many packet sockets there are in this thread's namespace.
-fn packet_sockets() -> std::io::Result<usize> {
+fn packet_sockets() -> io::Result<usize> {
     Ok(std::fs::read_to_string("/proc/thread-self/net/packet")?.lines().count() - 1)
 }
 
@@ -82,9 +83,38 @@ async fn assert_no_packet_sockets() -> Outcome {
     soon("the end of the packet sockets", gone).await
 }
 
+/// Bytes each way of an exchange.
+const BYTES: u64 = 1 << 20;
+
+/// Makes so many connections at once; each carries its bytes both ways.
+async fn exchange_with_all<S, F>(connect: impl Fn() -> F) -> Outcome
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    F: Future<Output = io::Result<S>> + Send + 'static,
+{
+    let mut tasks = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let connect = connect();
+        tasks.spawn(async move { exchange_of(&mut soon("connect", connect).await?, BYTES).await });
+    }
+    all(tasks).await
+}
+
+/// The other end of [`exchange_with_all`].
+async fn exchange_with_each<S>(mut accept: impl AsyncFnMut() -> io::Result<S>) -> Outcome
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut tasks = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let mut stream = soon("accept", accept()).await?;
+        tasks.spawn(async move { exchange_of(&mut stream, BYTES).await });
+    }
+    all(tasks).await
+}
+
 /// Our server and kernel clients at once, then our clients and a kernel server.
 fn many_both_ways(made: StackBuilder, drivers: usize, workers: usize, [ours, theirs]: [IpAddr; 2]) -> Outcome {
-    const BYTES: u64 = 1 << 20;
     let pair = Pair::new()?;
     let (ready, is_ready) = mpsc::channel();
     let server = pair.server.spawn_tokio_threads(workers, move || async move {
@@ -92,22 +122,13 @@ fn many_both_ways(made: StackBuilder, drivers: usize, workers: usize, [ours, the
         assert_eq!(tokio::task::block_in_place(packet_sockets)?, drivers);
         let listener = stack.bind(addr(ours, PORT)).await?;
         ready.send(())?;
-        let mut tasks = JoinSet::new();
-        for _ in 0..CONNECTIONS {
-            let (mut stream, _) = soon("accept", listener.accept()).await?;
-            tasks.spawn(async move { exchange_of(&mut stream, BYTES).await });
-        }
-        all(tasks).await?;
+        exchange_with_each(async || Ok(listener.accept().await?.0)).await?;
         assert_spread(&stack.stats(), drivers);
-        let mut tasks = JoinSet::new();
-        for _ in 0..CONNECTIONS {
+        let connect = || {
             let stack = stack.clone();
-            tasks.spawn(async move {
-                let mut stream = soon("connect", stack.connect(addr(theirs, PORT + 1))).await?;
-                exchange_of(&mut stream, BYTES).await
-            });
-        }
-        all(tasks).await?;
+            async move { stack.connect(addr(theirs, PORT + 1)).await }
+        };
+        exchange_with_all(connect).await?;
         assert_spread(&stack.stats(), drivers);
         assert_kernel_sent_no_reset()?;
         drop(listener);
@@ -117,20 +138,8 @@ fn many_both_ways(made: StackBuilder, drivers: usize, workers: usize, [ours, the
     is_ready.recv()?;
     let client = pair.client.spawn_tokio(move || async move {
         let listener = kernel_listener(addr(theirs, PORT + 1)).await?;
-        let mut tasks = JoinSet::new();
-        for _ in 0..CONNECTIONS {
-            tasks.spawn(async move {
-                let mut stream = soon("connect", kernel::TcpStream::connect(addr(ours, PORT))).await?;
-                exchange_of(&mut stream, BYTES).await
-            });
-        }
-        all(tasks).await?;
-        let mut tasks = JoinSet::new();
-        for _ in 0..CONNECTIONS {
-            let (mut stream, _) = soon("accept", listener.accept()).await?;
-            tasks.spawn(async move { exchange_of(&mut stream, BYTES).await });
-        }
-        all(tasks).await
+        exchange_with_all(|| kernel::TcpStream::connect(addr(ours, PORT))).await?;
+        exchange_with_each(async || Ok(listener.accept().await?.0)).await
     });
     client.join()?;
     server.join()
@@ -153,19 +162,13 @@ fn four_drivers_on_one_worker() -> Outcome {
 }
 
 fn both_ends_are_ours() -> Outcome {
-    const BYTES: u64 = 1 << 20;
     let pair = Pair::new()?;
     let (ready, is_ready) = mpsc::channel();
     let server = pair.server.spawn_tokio_threads(2, move || async move {
         let stack = builder(4).build()?;
         let listener = stack.bind(addr(SERVER_V4, PORT)).await?;
         ready.send(())?;
-        let mut tasks = JoinSet::new();
-        for _ in 0..CONNECTIONS {
-            let (mut stream, _) = soon("accept", listener.accept()).await?;
-            tasks.spawn(async move { exchange_of(&mut stream, BYTES).await });
-        }
-        all(tasks).await?;
+        exchange_with_each(async || Ok(listener.accept().await?.0)).await?;
         assert_spread(&stack.stats(), 4);
         soon("close", stack.close()).await;
         Outcome::Ok(())
@@ -173,15 +176,11 @@ fn both_ends_are_ours() -> Outcome {
     is_ready.recv()?;
     let client = pair.client.spawn_tokio_threads(2, move || async move {
         let stack = builder(2).build()?;
-        let mut tasks = JoinSet::new();
-        for _ in 0..CONNECTIONS {
+        let connect = || {
             let stack = stack.clone();
-            tasks.spawn(async move {
-                let mut stream = soon("connect", stack.connect(addr(SERVER_V4, PORT))).await?;
-                exchange_of(&mut stream, BYTES).await
-            });
-        }
-        all(tasks).await?;
+            async move { stack.connect(addr(SERVER_V4, PORT)).await }
+        };
+        exchange_with_all(connect).await?;
         assert_spread(&stack.stats(), 2);
         soon("close", stack.close()).await;
         Outcome::Ok(())
@@ -213,12 +212,12 @@ fn a_flow_comes_by_one_socket_in_order() -> Outcome {
     let pair = Pair::new()?;
     let (sockets, mac) = pair.server.run(|| {
         let network = Network::open()?;
-        let interface = network.interfaces().first().cloned().ok_or(std::io::ErrorKind::NotFound)?;
+        let interface = network.interfaces().first().cloned().ok_or(io::ErrorKind::NotFound)?;
         let sockets = PacketDevice::open_several(&interface, &PacketConfig::default(), 4)?;
         sockets.iter().try_for_each(|socket| socket.set_ports(&PortSet::from_iter([PORT])))?;
-        std::io::Result::Ok((sockets, interface.mac()))
+        io::Result::Ok((sockets, interface.mac()))
     })?;
-    pair.client.run(|| -> std::io::Result<()> {
+    pair.client.run(|| -> io::Result<()> {
         // Two processors would have a queue each.
         let mut one = CpuSet::new();
         one.set(0);

@@ -273,27 +273,15 @@ impl Goodput {
     /// One transfer.
     fn measure(&self, order: &Order) -> io::Result<Run> {
         let seconds = self.seconds.unwrap_or(SECONDS);
-        let net = Emulated::new(order.cell.emulator(order.seed))?;
-        for host in [&net.client, &net.server] {
-            host.set_sysctl("net.ipv4.tcp_no_metrics_save", "1")?;
-        }
+        let net = order.cell.hosts(order.seed)?;
         let capture = match &self.capture {
             None => None,
             Some(directory) => Some(order.capture(&net, directory)?),
         };
         let server = if self.family == 6 { SERVER_V6 } else { SERVER_V4 };
         let at = (server, PORT).into();
-        let job = |whose, work| Job {
-            whose,
-            work,
-            congestion: order.congestion.clone(),
-            processor: None,
-            workers: 0,
-            drive: Drive::default(),
-            drivers: 1,
-        };
-        let sender = job(order.ends.sender, Work::Send(sender(at, seconds)));
-        let receiver = job(order.ends.receiver, Work::Receive(receiver(at, seconds)));
+        let sender = job(&order.congestion, order.ends.sender, Work::Send(sender(at, seconds)));
+        let receiver = job(&order.congestion, order.ends.receiver, Work::Receive(receiver(at, seconds)));
         let before = [drops::count(&net.client)?, drops::count(&net.server)?];
         let length = Duration::from_secs_f64(seconds);
         let ends = [&net.client, &net.server];
@@ -318,6 +306,12 @@ impl Goodput {
             metrics,
         })
     }
+}
+
+/// One end of a transfer.
+fn job(congestion: &str, whose: Whose, work: Work) -> Job {
+    let congestion = congestion.to_owned();
+    Job { whose, work, congestion, processor: None, workers: 0, drive: Drive::default(), drivers: 1 }
 }
 
 fn sender(to: std::net::SocketAddr, seconds: f64) -> bulk::Send {

@@ -236,6 +236,18 @@ impl Bench {
         Job { whose, work, congestion, processor: conditions.processor, workers, drive: Drive::default(), drivers: 1 }
     }
 
+    /// Two ends, each with what it does; `adapt` says how their programs run.
+    fn setup(
+        &self,
+        conditions: &Conditions,
+        label: impl Into<String>,
+        ends: [(Whose, Work); 2],
+        adapt: impl Fn(Job) -> Job,
+    ) -> Setup {
+        let [client, server] = ends.map(|(whose, work)| adapt(self.job(whose, work, conditions)));
+        Setup { label: label.into(), client, server, in_one_process: is_in_process(&conditions.device) }
+    }
+
     /// The kernel at both ends, and ours where `directions` say; the client is the sender.
     fn group(
         &self,
@@ -245,16 +257,13 @@ impl Bench {
         server: impl Fn(Api) -> Work,
         apis: &[Api],
     ) -> Group {
-        let in_one_process = is_in_process(&conditions.device);
         let setup = |label: String, whose: [Whose; 2], api: [Api; 2], drivers: usize| {
             let (mut client, mut server) = (client(api[0]), server(api[1]));
             if conditions.device == tun::TUN && whose[1] == Whose::Ours {
                 let at = tun::server(conditions.at.ip());
                 (client, server) = (client.at_ip(at), server.at_ip(at));
             }
-            let [client, server] = [(whose[0], client), (whose[1], server)]
-                .map(|(whose, work)| Job { drivers, ..self.job(whose, work, conditions) });
-            Setup { label, client, server, in_one_process }
+            self.setup(conditions, label, [(whose[0], client), (whose[1], server)], |job| Job { drivers, ..job })
         };
         let mut others = Vec::new();
         for direction in directions {
@@ -263,7 +272,7 @@ impl Bench {
                 Direction::Receive => ("kernel→ours", [Whose::Kernel, Whose::Ours]),
                 Direction::Both => ("ours↔ours", [Whose::Ours, Whose::Ours]),
             };
-            if in_one_process && *direction != Direction::Both {
+            if is_in_process(&conditions.device) && *direction != Direction::Both {
                 continue;
             }
             for (api, &drivers) in apis.iter().flat_map(|api| self.drivers.iter().map(move |drivers| (api, drivers))) {
@@ -403,15 +412,11 @@ impl Bench {
             figures: SCALE,
             seconds,
         };
-        let setup = |connections: usize| Setup {
-            label: format!("{connections} connections"),
-            client: self.job(
-                Whose::Ours,
-                Work::Hold(idle::Hold { to: at, ports, connections, seconds, chunk }),
-                &conditions,
-            ),
-            server: self.job(Whose::Ours, Work::Keep(idle::Keep { at, ports, connections, chunk }), &conditions),
-            in_one_process: true,
+        let setup = |connections: usize| {
+            let client = Work::Hold(idle::Hold { to: at, ports, connections, seconds, chunk });
+            let server = Work::Keep(idle::Keep { at, ports, connections, chunk });
+            let ends = [client, server].map(|work| (Whose::Ours, work));
+            self.setup(&conditions, format!("{connections} connections"), ends, |job| job)
         };
         let most = self.scale.iter().copied().max().unwrap_or(1);
         let others = self.scale.iter().map(|connections| setup(*connections)).collect();
@@ -435,12 +440,8 @@ impl Bench {
         let ours = alone.bulk(&conditions, 1).pop()?;
         let flood = Work::Flood(limit::Flood { to: conditions.at, mtu: 1500, seconds: self.seconds });
         let silence = Work::Silence(limit::Silence { at: conditions.at });
-        let baseline = Setup {
-            label: "bare sendmmsg".to_owned(),
-            client: self.job(Whose::Ours, flood, &conditions),
-            server: self.job(Whose::Ours, silence, &conditions),
-            in_one_process: false,
-        };
+        let ends = [flood, silence].map(|work| (Whose::Ours, work));
+        let baseline = self.setup(&conditions, "bare sendmmsg", ends, |job| job);
         Some(Group { title: conditions.title, baseline, figures: LIMIT, ..ours })
     }
 }

@@ -1,9 +1,11 @@
 //! One kind of link.
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use rawtcp_lab::emulator::EmulatorConfig;
+use rawtcp_lab::topology::Emulated;
 use rawtcp_sim::{LinkConfig, Loss, Queue};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +36,15 @@ impl Cell {
     /// Bytes of the queue in front of the link.
     pub(super) fn queue_bytes(&self) -> usize {
         (self.rate * 1e6 / 8.0 * self.rtt_ms / 1e3 * self.queue).max(LEAST_QUEUE) as usize
+    }
+
+    /// Two hosts at the ends of such a link, which learn nothing from one connection for the next.
+    pub(super) fn hosts(&self, seed: u64) -> io::Result<Emulated> {
+        let net = Emulated::new(self.emulator(seed))?;
+        for host in [&net.client, &net.server] {
+            host.set_sysctl("net.ipv4.tcp_no_metrics_save", "1")?;
+        }
+        Ok(net)
     }
 
     /// The link as the emulator makes it: loss and reordering on the way there, plain on the way back.

@@ -4,14 +4,14 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rawtcp_lab::topology::{Emulated, SERVER_V4};
+use rawtcp_lab::topology::SERVER_V4;
 use serde::{Deserialize, Serialize};
 
-use super::{Cell, Goodput, PORT, link_metrics, receiver, sender};
+use super::{Cell, Goodput, PORT, job, link_metrics, receiver, sender};
 use crate::measure::end::End;
 use crate::measure::net::Whose;
 use crate::measure::{Metrics, merge};
-use crate::role::{Drive, Job, Work};
+use crate::role::Work;
 
 /// Who the two senders are. The receivers are the kernel's.
 pub(super) const PAIRS: [(&str, [Whose; 2]); 3] = [
@@ -73,27 +73,15 @@ impl Goodput {
     pub(super) fn share(&self, order: &Order) -> io::Result<Run> {
         let seconds = self.seconds.unwrap_or(SECONDS);
         let cell = Cell::plain(self.rate, 20.0, 1.0);
-        let net = Emulated::new(cell.emulator(order.seed))?;
-        for host in [&net.client, &net.server] {
-            host.set_sysctl("net.ipv4.tcp_no_metrics_save", "1")?;
-        }
-        let job = |whose, work| Job {
-            whose,
-            work,
-            congestion: order.congestion.clone(),
-            processor: None,
-            workers: 0,
-            drive: Drive::default(),
-            drivers: 1,
-        };
+        let net = cell.hosts(order.seed)?;
         let (stagger, swapped) = order.stagger();
         let mut ends = Vec::new();
         for (number, whose) in order.senders.into_iter().enumerate() {
             let at = (SERVER_V4, PORT + number as u16).into();
-            let receives = job(Whose::Kernel, Work::Receive(receiver(at, seconds)));
+            let receives = job(&order.congestion, Whose::Kernel, Work::Receive(receiver(at, seconds)));
             let mut server = End::start(&net.server, "receiver", &receives, &self.launch())?;
             server.wait_ready()?;
-            let sends = job(whose, Work::Send(sender(at, seconds)));
+            let sends = job(&order.congestion, whose, Work::Send(sender(at, seconds)));
             let mut client = End::start(&net.client, "sender", &sends, &self.launch())?;
             client.wait_ready()?;
             ends.push((client, server));

@@ -1,6 +1,6 @@
 //! What is to happen at a certain time: ours under each kind of driver against the kernel.
 
-use super::{Better, Conditions, Figure, Group, Offloads, Path, RR, Setup, figure};
+use super::{Better, Conditions, Figure, Group, Offloads, Path, RR, figure};
 use crate::bench::deadlines::{Absorb, Emit, Lost, Watch, What};
 use crate::bench::rr;
 use crate::bench::{Bench, Beside, Part};
@@ -81,19 +81,14 @@ impl Bench {
         let (to, seconds) = (conditions.at, self.seconds);
         // Longer than it all takes.
         let unread_for = if matches!(what, What::Lone { read: false, .. }) { seconds + 1.0 } else { 0.0 };
-        let setup = |label: String, whose: [Whose; 2], workers, thread| Setup {
-            label,
-            client: Job {
-                workers: if whose[0] == Whose::Ours { workers } else { 0 },
+        let setup = |label: String, whose: [Whose; 2], workers, thread| {
+            let emit = Work::Emit(Emit { to, what, seconds, beside_busy });
+            let absorb = Work::Absorb(Absorb { at: to, unread_for });
+            self.setup(&conditions, label, [(whose[0], emit), (whose[1], absorb)], |job| Job {
+                workers: if job.whose == Whose::Ours { workers } else { 0 },
                 drive: Drive { thread, processor: None },
-                ..self.job(whose[0], Work::Emit(Emit { to, what, seconds, beside_busy }), &conditions)
-            },
-            server: Job {
-                workers: if whose[1] == Whose::Ours { workers } else { 0 },
-                drive: Drive { thread, processor: None },
-                ..self.job(whose[1], Work::Absorb(Absorb { at: to, unread_for }), &conditions)
-            },
-            in_one_process: false,
+                ..job
+            })
         };
         let name = if ours[0] == Whose::Ours { "ours→kernel" } else { "kernel→ours" };
         let others = DRIVERS.map(|(driver, workers, thread)| setup(format!("{name}, {driver}"), ours, workers, thread));
@@ -120,9 +115,8 @@ impl Bench {
                 let drive = Drive { thread, processor };
                 let ask = Work::Ask(rr::Ask { to: conditions.at, message, seconds: self.seconds });
                 let answer = Work::Answer(rr::Answer { at: conditions.at, message });
-                let job = |whose, work| Job { workers, drive, ..self.job(whose, work, &conditions) };
-                let (client, server) = (job(whose[0], ask), job(whose[1], answer));
-                Setup { label: label.to_owned(), client, server, in_one_process: false }
+                let ends = [(whose[0], ask), (whose[1], answer)];
+                self.setup(&conditions, label, ends, |job| Job { workers, drive, ..job })
             };
             let ours = [
                 setup("ours→kernel", [Whose::Ours, Whose::Kernel]),
