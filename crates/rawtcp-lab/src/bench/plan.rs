@@ -95,6 +95,7 @@ const IDLE: &[Figure] = &[
 ];
 const SCALE: &[Figure] = &[
     figure("memory of both ends each", "client.bytes_each", "B", Better::Lower),
+    figure("CPU to come to rest, each", "client.rest_us_each", "µs", Better::Lower),
     figure("process CPU, idle", "client.idle_share", "cores", Better::Lower),
     figure("opened", "client.open_per_s", "/s", Better::Higher),
     figure("busy stream", "client.gbit_s", "Gbit/s", Better::Higher),
