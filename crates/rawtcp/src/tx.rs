@@ -84,9 +84,12 @@ pub(crate) fn transmit(
     {
         inner.conn.on_path_mtu(now, mtu);
     }
+    let turn = std::mem::take(&mut inner.turn);
+    if inner.conn.is_quiet(now) {
+        return Sent::All;
+    }
     let (at, link) = inner.lane.choose(now);
     let open = host.devices.get(at);
-    let turn = std::mem::take(&mut inner.turn);
     if open.queue.is_busy() && open.queue.join(cell, turn) {
         inner.blocked = true;
         return Sent::Blocked;

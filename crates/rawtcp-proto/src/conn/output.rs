@@ -1,6 +1,6 @@
 //! The one decision: what leaves next, if anything.
 
-use super::{Connection, State};
+use super::{Connection, Pending, State};
 use crate::seq::{Offset, OffsetRange, SeqNum, WireWindow};
 use crate::time::{Duration, Instant};
 use crate::wire::{Flags, Options, SackBlocks, TcpHeader, Timestamps};
@@ -73,6 +73,22 @@ impl Connection {
             self.trace_changes();
         }
         transmit
+    }
+
+    /// Whether nothing waits to leave, as is most often so behind what was received or read: it takes less time to see than
+    /// to find that [`poll_transmit`](Self::poll_transmit) has nothing, which then need not be called.
+    pub fn is_quiet(&mut self, now: Instant) -> bool {
+        let Pending { reset, refuse, syn_ack, probe, push: _, tlp } = self.pending;
+        let asked = reset || refuse.is_some() || syn_ack || probe || tlp || self.ack.is_due();
+        let quiet = self.state.is_synchronized()
+            && !asked
+            && !self.has_unsent()
+            && self.sent.lost_bytes() == 0
+            && self.trace.is_none();
+        if quiet {
+            self.note_limit(now);
+        }
+        quiet
     }
 
     fn decide(&mut self, now: Instant, limits: &TxLimits) -> Option<Transmit> {
