@@ -1,8 +1,8 @@
 //! From a connection's decisions to packets on the device.
 //!
 //! Sending happens under the connection's lock, so that the order on the wire is the order of the
-//! decisions and the I/O vectors borrow the send buffer: at most [`HOLD`] packets, or one segmentable
-//! send, before the lock is given back.
+//! decisions and the I/O vectors borrow the send buffer: at most [`HOLD`] packets, of which [`RUNS`] may be
+//! segmentable, before the lock is given back.
 
 use crate::conn_cell::{ConnCell, Inner};
 use crate::device::{Lane, Open};
@@ -31,6 +31,10 @@ const TIMER_SLACK: Duration = Duration::from_micros(50);
 
 /// Packets that a segmentable one counts as: what it costs to send.
 const WHOLE: usize = 4;
+
+/// Segmentable packets sent in one hold, some 40 µs. One system call for all of them takes less time than one each, and finds
+/// the peer's reader awake more often; with twice as many what was written has left the cache.
+const RUNS: usize = 4;
 
 /// I/O vectors kept on the stack. A hold of full segments from a buffer in 64 KiB chunks needs about 35.
 const VECTORS: usize = 48;
@@ -97,13 +101,12 @@ pub(crate) fn transmit(
     let device = open.io.capabilities();
     let segmentable = (device.max_segmentable as usize).min(LARGEST);
     let limits = TxLimits { max_payload: segmentable, timer_slack: TIMER_SLACK };
-    let hold = if segmentable > 0 { 1 } else { HOLD };
 
     let mut decided = SmallVec::<[Transmit; HOLD]>::new();
-    let mut whole = false;
-    while decided.len() < HOLD && !(whole && decided.len() >= hold) {
+    let mut runs = 0;
+    while decided.len() < HOLD && runs < RUNS {
         let Some(transmit) = inner.conn.poll_transmit(now, &limits) else { break };
-        whole = transmit.segment_size != 0;
+        runs += usize::from(transmit.segment_size != 0);
         decided.push(transmit);
     }
     if decided.is_empty() {
@@ -112,7 +115,7 @@ pub(crate) fn transmit(
     inner.blocked = send_all(&By { host, open, link }, cell, &inner.conn, &decided, trouble);
     match inner.blocked {
         true => Sent::Blocked,
-        false if whole => Sent::More { packets: WHOLE },
+        false if runs > 0 => Sent::More { packets: runs * WHOLE },
         false if decided.len() == HOLD => Sent::More { packets: HOLD },
         false => Sent::All,
     }
