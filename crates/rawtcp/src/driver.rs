@@ -84,9 +84,9 @@ impl Future for Driver {
         // Another one has ended the stack.
         let Some(rounds) = &mut *rounds else { return Poll::Ready(()) };
         // Before anything is looked at: what comes later kicks again.
-        self.crew.host.posts[self.number].attend(cx.waker());
+        let calls = self.crew.host.posts[self.number].attend(cx.waker());
         rounds.at_work = true;
-        let outcome = rounds.poll(cx);
+        let outcome = rounds.poll(cx, calls);
         rounds.at_work = false;
         outcome
     }

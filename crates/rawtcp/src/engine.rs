@@ -72,6 +72,8 @@ pub(crate) struct Engine {
     asked: (u32, Instant),
     /// Bytes received, ever.
     pub(crate) received_bytes: u64,
+    /// The last look at the clock.
+    pub(crate) now: Instant,
 }
 
 impl Engine {
@@ -93,7 +95,14 @@ impl Engine {
             batches: 0,
             asked: (0, Instant::ZERO),
             received_bytes: 0,
+            now: Instant::ZERO,
         }
+    }
+
+    /// Looks at the clock.
+    fn stamp(&mut self) -> Instant {
+        self.now = self.host.clock.now();
+        self.now
     }
 
     pub(crate) fn host(&self) -> &Arc<Host> {
@@ -108,7 +117,7 @@ impl Engine {
         let result = open.io.recv(&mut batch);
         if !batch.is_empty() {
             self.renew();
-            let now = host.clock.now();
+            let now = self.stamp();
             self.received_bytes += batch.iter().map(|(_, packet)| packet.len() as u64).sum::<u64>();
             count(&host.posts[self.driver].received, batch.len());
             for i in 0..batch.len() {
@@ -363,7 +372,7 @@ impl Engine {
 
     /// Serves the deadlines that have come, a bounded number. Says whether there are more.
     pub(crate) fn timers(&mut self) -> bool {
-        let now = self.host.clock.now();
+        let now = self.stamp();
         let mut due = std::mem::take(&mut self.due);
         self.host.alarm.pop_due(now, TIMERS, &mut due);
         let more = due.len() == TIMERS;
@@ -389,7 +398,7 @@ impl Engine {
     /// Serves deadlines of a driver's connections that were handed over to it, a bounded number. Says whether there were any.
     pub(crate) fn due_for(&mut self, driver: usize) -> bool {
         let due = self.host.posts[driver].take_due(TIMERS);
-        let now = self.host.clock.now();
+        let now = self.stamp();
         due.iter().for_each(|cell| self.on_alarm(now, cell));
         if !due.is_empty() {
             self.finish(now);
@@ -432,7 +441,8 @@ impl Engine {
             });
         }
         if any {
-            self.finish(self.host.clock.now());
+            let now = self.stamp();
+            self.finish(now);
         }
         any
     }
@@ -455,7 +465,8 @@ impl Engine {
             });
         }
         self.late = late;
-        self.finish(self.host.clock.now());
+        let now = self.stamp();
+        self.finish(now);
         true
     }
 
@@ -474,7 +485,8 @@ impl Engine {
                 (inner.blocked, inner.turn) = (false, true);
                 Ok(())
             });
-            self.finish(host.clock.now());
+            let now = self.stamp();
+            self.finish(now);
         }
         true
     }

@@ -142,7 +142,7 @@ pub(crate) struct Host {
     look_timer: TimerKey,
     hasher: TupleHasher,
     /// One for each driver.
-    pub(crate) posts: Vec<Post>,
+    pub(crate) posts: Vec<Arc<Post>>,
     listeners: Mutex<Vec<Arc<ListenerCell>>>,
     life: AtomicU8,
     /// `Stack` handles; the default stack has none.
@@ -227,7 +227,7 @@ impl Host {
             close_timer,
             look_timer,
             hasher: TupleHasher::new(&seed),
-            posts: (0..devices.drivers()).map(|_| Post::default()).collect(),
+            posts: (0..devices.drivers()).map(|_| Arc::default()).collect(),
             listeners: Mutex::default(),
             life: AtomicU8::new(Life::Running as u8),
             handles: AtomicUsize::new(0),
@@ -337,12 +337,12 @@ impl Host {
 
     /// Has all drivers but the first take a turn.
     pub(crate) fn kick_others(&self) {
-        self.posts[1..].iter().for_each(Post::kick);
+        self.posts[1..].iter().for_each(|post| post.kick());
     }
 
     /// Has every driver take a turn.
     pub(crate) fn kick_all(&self) {
-        self.posts.iter().for_each(Post::kick);
+        self.posts.iter().for_each(|post| post.kick());
     }
 
     /// Has its driver go on with a connection.

@@ -2,14 +2,26 @@
 //! whose deadline has come.
 
 use crate::conn_cell::ConnCell;
-use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicWaker, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicU64, AtomicWaker, Mutex, Ordering, lock};
 use std::task::Waker;
+
+/// Who has something for a driver: a bit for each thing that it waits for.
+pub(crate) type Calls = u64;
+
+/// The call of whoever wants a turn to be taken, whatever it is for.
+const KICK: Calls = 1 << 63;
+
+/// The call of the `i`th thing that a driver waits for. There are seldom more than ten; the last bit is for all beyond.
+pub(crate) fn call(i: usize) -> Calls {
+    1 << i.min(62)
+}
 
 /// One driver's.
 #[derive(Debug, Default)]
 pub(crate) struct Post {
     driver: AtomicWaker,
-    kicked: AtomicBool,
+    /// Who has called since they were taken last.
+    calls: AtomicU64,
     scheduled: Mutex<Vec<Arc<ConnCell>>>,
     due: Mutex<Vec<Arc<ConnCell>>>,
     /// Packets that it took from its devices.
@@ -19,16 +31,27 @@ pub(crate) struct Post {
 impl Post {
     /// Has the driver take a turn.
     pub(crate) fn kick(&self) {
-        if !self.kicked.swap(true, Ordering::AcqRel) {
+        self.ring(KICK);
+    }
+
+    /// Has the driver take a turn, in which it knows who called.
+    pub(crate) fn ring(&self, call: Calls) {
+        // Who is not the first has seen that the driver is awake, or will be.
+        if self.calls.fetch_or(call, Ordering::AcqRel) == 0 {
             self.driver.wake();
         }
     }
 
-    /// The driver is at work: from here on a kick counts anew.
-    pub(crate) fn attend(&self, waker: &Waker) {
+    /// The driver is at work: takes the calls, and from here on a call counts anew.
+    pub(crate) fn attend(&self, waker: &Waker) -> Calls {
         self.driver.register(waker);
-        // Not just a store: what was done before the kicks that this one takes must be seen from here on.
-        self.kicked.swap(false, Ordering::AcqRel);
+        self.answer()
+    }
+
+    /// Takes the calls that came while the driver was at work. It is woken for them all the same.
+    pub(crate) fn answer(&self) -> Calls {
+        // Not just a store: what was done before the calls that this one takes must be seen from here on.
+        self.calls.swap(0, Ordering::AcqRel)
     }
 
     /// Has the driver go on with a connection.
@@ -60,6 +83,9 @@ impl Post {
 
 fn take(list: &Mutex<Vec<Arc<ConnCell>>>, most: usize) -> Vec<Arc<ConnCell>> {
     let mut list = lock(list);
+    if list.is_empty() {
+        return Vec::new();
+    }
     let most = most.min(list.len());
     list.drain(..most).collect()
 }

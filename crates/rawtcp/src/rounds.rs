@@ -2,11 +2,11 @@
 //!
 //! Only `enable_io` is needed of the runtime; devices inside the process use tokio's timer where there is one.
 
-use crate::clock::real_now;
 use crate::conn_cell::ConnCell;
 use crate::drain;
 use crate::engine::Engine;
 use crate::host::{Host, Life};
+use crate::post::{Calls, Post, call};
 use crate::sync::Arc;
 use rawtcp_io::{Drained, ReadySource};
 use rawtcp_proto::Instant;
@@ -14,10 +14,10 @@ use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::time::Sleep;
 
 /// Rounds over all sources before the task yields.
@@ -36,11 +36,79 @@ const LOOK: Duration = Duration::from_millis(1);
 /// and nothing would tell of them.
 const ERRORS: u32 = 16;
 
+/// Wakes a driver, and says what for.
+#[derive(Debug)]
+struct Bell {
+    /// Not the stack itself: a device that it has may hold this.
+    post: Arc<Post>,
+    call: Calls,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.post.ring(self.call);
+    }
+}
+
+/// The place of one thing that a driver waits for. It is looked at after it has called, and until it is asleep again: to ask
+/// all of them takes longer than many a packet.
+#[derive(Debug)]
+struct Place {
+    call: Calls,
+    waker: Waker,
+    called: bool,
+}
+
+impl Place {
+    /// The `i`th of a driver. Who has never been asked calls nobody.
+    fn new(host: &Arc<Host>, driver: usize, i: usize) -> Self {
+        let call = call(i);
+        let bell = Bell { post: host.posts[driver].clone(), call };
+        Place { call, waker: Arc::new(bell).into(), called: true }
+    }
+
+    fn note(&mut self, calls: Calls) {
+        self.called |= calls & self.call != 0;
+    }
+}
+
+/// A descriptor that a driver waits for.
+#[derive(Debug)]
+struct Watched {
+    fd: AsyncFd<OwnedFd>,
+    place: Place,
+}
+
+impl Watched {
+    fn new(fd: BorrowedFd<'_>, place: Place) -> io::Result<Self> {
+        Ok(Watched { fd: watch(fd, Interest::READABLE)?, place })
+    }
+
+    /// What there is to do, if the reactor has told of anything. Who takes it all clears it and asks again: whose answer is
+    /// `None` will call.
+    fn readable(&mut self) -> Option<AsyncFdReadyGuard<'_, OwnedFd>> {
+        if !self.place.called {
+            return None;
+        }
+        match self.fd.poll_read_ready(&mut Context::from_waker(&self.place.waker)) {
+            Poll::Ready(Ok(guard)) => Some(guard),
+            _ => {
+                self.place.called = false;
+                None
+            }
+        }
+    }
+}
+
 /// How one device is waited for.
 #[derive(Debug)]
 enum Source {
     Fd {
-        readable: AsyncFd<OwnedFd>,
+        readable: Watched,
         /// Errors since the last batch.
         errors: u32,
         /// Registered only while the device is full: the kernel reports "writable" after every packet
@@ -48,17 +116,26 @@ enum Source {
         writable: Option<AsyncFd<OwnedFd>>,
     },
     /// A waker's place in the device.
-    Slot,
+    Slot(Place),
 }
 
 /// How the alarm is waited for.
 #[derive(Debug)]
 enum Timer {
-    Fd(AsyncFd<OwnedFd>),
+    Fd(Watched),
     /// tokio's clock, and what it is set to.
     Sleep(Option<(Instant, Pin<Box<Sleep>>)>),
     /// The first driver waits for it.
     Elsewhere,
+}
+
+/// By what time a driver looks whether a deadline has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Now.
+    Clock,
+    /// When the last batch was taken.
+    Stamp,
 }
 
 /// A driver's engine, and what it waits for.
@@ -71,7 +148,7 @@ pub(crate) struct Rounds {
     sources: Vec<(usize, Source)>,
     timer: Timer,
     /// News of the network around us.
-    news: Option<AsyncFd<OwnedFd>>,
+    news: Option<Watched>,
     /// Rounds in which deadlines have waited for what came before them.
     held_up: usize,
     /// `close` was called and its first part is over: every stream has been closed.
@@ -86,36 +163,39 @@ impl Rounds {
     /// # Panics
     /// Outside of a runtime, or in one without I/O: as tokio does.
     pub(crate) fn new(host: &Arc<Host>, driver: usize) -> io::Result<Self> {
+        let mut places = 0;
+        let mut place = || {
+            places += 1;
+            Place::new(host, driver, places - 1)
+        };
         let mut sources = Vec::new();
         for (at, open) in host.devices.all().iter().enumerate().filter(|(_, open)| open.driver == driver) {
             let source = match open.io.ready_source() {
-                ReadySource::Fd(fd) => {
-                    Source::Fd { readable: watch(fd, Interest::READABLE)?, errors: 0, writable: None }
-                }
-                ReadySource::Waker(_) => Source::Slot,
+                ReadySource::Fd(fd) => Source::Fd { readable: Watched::new(fd, place())?, errors: 0, writable: None },
+                ReadySource::Waker(_) => Source::Slot(place()),
             };
             sources.push((at, source));
         }
         let first = driver == 0;
         let timer = match host.alarm.fd() {
             _ if !first => Timer::Elsewhere,
-            Some(fd) => Timer::Fd(watch(fd.as_fd(), Interest::READABLE)?),
+            Some(fd) => Timer::Fd(Watched::new(fd.as_fd(), place())?),
             None => Timer::Sleep(None),
         };
         let network = host.devices.network().filter(|_| first);
-        let news = network.map(|network| watch(network.news(), Interest::READABLE)).transpose()?;
+        let news = network.map(|network| Watched::new(network.news(), place())).transpose()?;
         let engine = Engine::new(host.clone(), driver);
         Ok(Rounds { engine, driver, sources, timer, news, held_up: 0, ending: false, at_work: false })
     }
 
-    /// Takes what a device has received, one batch. Says whether there may be more to do.
-    fn poll_readable(&mut self, i: usize, cx: &mut Context<'_>) -> bool {
+    /// Takes what a device has received, one batch, if it has called. Says whether there may be more of it.
+    fn poll_readable(&mut self, i: usize) -> bool {
         let engine = &mut self.engine;
         let (at, source) = &mut self.sources[i];
         let at = *at;
         match source {
             Source::Fd { readable, errors, .. } => {
-                let Poll::Ready(Ok(mut guard)) = readable.poll_read_ready(cx) else { return false };
+                let Some(mut guard) = readable.readable() else { return false };
                 let result = engine.receive(at);
                 *errors = if result.is_ok() { 0 } else { *errors + 1 };
                 match result {
@@ -131,14 +211,18 @@ impl Rounds {
                         }
                     }
                 }
-                true
+                readable.readable().is_some()
             }
-            Source::Slot => {
+            Source::Slot(place) => {
+                if !place.called {
+                    return false;
+                }
                 if let ReadySource::Waker(slot) = engine.host().devices.get(at).io.ready_source() {
                     // Before looking, or a packet in between would wake nobody.
-                    slot.register(cx.waker());
+                    slot.register(&place.waker);
                 }
-                matches!(engine.receive(at), Ok(Drained::Maybe))
+                place.called = matches!(engine.receive(at), Ok(Drained::Maybe));
+                place.called
             }
         }
     }
@@ -158,7 +242,7 @@ impl Rounds {
         }
         let copied = match writable {
             Some(copied) => copied,
-            None => match watch(readable.as_fd(), Interest::WRITABLE) {
+            None => match watch(readable.fd.as_fd(), Interest::WRITABLE) {
                 Ok(copied) => writable.insert(copied),
                 Err(_) => {
                     let flushed = engine.flush(at);
@@ -179,9 +263,8 @@ impl Rounds {
     }
 
     /// Takes news of the network. Says whether there was any.
-    fn poll_news(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(news) = &self.news else { return false };
-        let Poll::Ready(Ok(mut guard)) = news.poll_read_ready(cx) else { return false };
+    fn poll_news(&mut self) -> bool {
+        let Some(mut guard) = self.news.as_mut().and_then(Watched::readable) else { return false };
         self.engine.on_news();
         guard.clear_ready();
         true
@@ -204,7 +287,7 @@ impl Rounds {
     ///
     /// `look`: also if the reactor has not told of it yet. It is not asked while tasks are ready to run, and one that sends all
     /// the time is.
-    fn poll_timer(&mut self, cx: &mut Context<'_>, look: bool) -> bool {
+    fn poll_timer(&mut self, cx: &mut Context<'_>, look: Option<Look>) -> bool {
         let engine = &mut self.engine;
         if matches!(self.timer, Timer::Fd(_)) && !engine.host().clock.is_real() {
             // Somebody paused tokio's clock.
@@ -214,13 +297,16 @@ impl Rounds {
         match &mut self.timer {
             Timer::Fd(fd) => {
                 let mut rang = false;
-                if let Poll::Ready(Ok(mut guard)) = fd.poll_read_ready(cx) {
+                if let Some(mut guard) = fd.readable() {
                     // The reactor tells of each time that it expires, and it is set anew below: nothing need be read.
                     guard.clear_ready();
                     rang = true;
                 }
                 let host = engine.host();
-                let serve = rang || look && host.alarm.is_due(|| host.clock.now());
+                let serve = rang
+                    || look.is_some_and(|look| {
+                        host.alarm.is_due(|| if look == Look::Stamp { engine.now } else { host.clock.now() })
+                    });
                 if serve && self.has_caught_up() {
                     self.engine.timers();
                     self.engine.host().alarm.next();
@@ -289,45 +375,75 @@ impl Rounds {
         !wait(host)
     }
 
-    /// Takes a turn. Ready: the stack is to end.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let begin = real_now();
+    /// Takes a turn: of what it waits for, those that have called have something. Ready: the stack is to end.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, mut calls: Calls) -> Poll<()> {
         let before = self.engine.received_bytes;
         self.engine.late_acks();
+        let mut begin = None;
         for round in 0..ROUNDS {
-            let mut busy = self.poll_news(cx);
+            self.note(calls);
+            let taken = self.engine.received_bytes;
+            let mut more = self.poll_news();
             for i in 0..self.sources.len() {
-                busy |= self.poll_readable(i, cx);
+                more |= self.poll_readable(i);
             }
-            busy |= self.poll_timer(cx, busy || round == 0);
-            busy |= self.poll_due();
-            busy |= self.engine.scheduled();
+            let received = self.engine.received_bytes > taken;
+            let look = match received {
+                true => Some(Look::Stamp),
+                // Deadlines that were held up have rung already.
+                false => (round == 0 || self.held_up > 0).then_some(Look::Clock),
+            };
+            more |= self.poll_timer(cx, look);
+            more |= self.poll_due();
+            more |= self.engine.scheduled();
             for i in 0..self.sources.len() {
-                busy |= self.poll_writable(i, cx);
+                more |= self.poll_writable(i, cx);
             }
             if self.driver == 0 {
                 if self.is_over() {
                     return Poll::Ready(());
                 }
-            } else if busy && self.engine.host().is_closing() {
+            } else if (received || more) && self.engine.host().is_closing() {
                 // The first driver may have waited for this.
                 self.engine.host().kick();
             }
-            if !busy {
+            calls = self.engine.host().posts[self.driver].answer();
+            if !more && calls == 0 {
                 if self.engine.has_late_acks() {
                     break;
                 }
                 return Poll::Pending;
             }
             // In virtual time nobody waits, and a run must not depend on how fast the machine is.
-            let late = !matches!(self.timer, Timer::Sleep(_)) && begin.elapsed() >= TURN;
+            let worked = self.engine.now.since(*begin.get_or_insert(self.engine.now));
+            let late = !matches!(self.timer, Timer::Sleep(_)) && worked >= TURN;
             if late || self.engine.received_bytes - before >= TURN_BYTES {
                 break;
             }
         }
+        self.note(calls);
         // Others get their turn before the next rounds, and so do the runtime's timers and reactor: woken at once, this
         // task would run sixty times before those are looked at.
         std::pin::pin!(tokio::task::yield_now()).poll(cx)
+    }
+
+    /// Notes who has called.
+    fn note(&mut self, calls: Calls) {
+        if calls == 0 {
+            return;
+        }
+        for (_, source) in &mut self.sources {
+            match source {
+                Source::Fd { readable, .. } => readable.place.note(calls),
+                Source::Slot(place) => place.note(calls),
+            }
+        }
+        if let Timer::Fd(fd) = &mut self.timer {
+            fd.place.note(calls);
+        }
+        if let Some(news) = &mut self.news {
+            news.place.note(calls);
+        }
     }
 }
 

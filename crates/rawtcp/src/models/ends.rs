@@ -23,7 +23,7 @@ pub fn kicked() {
         })
         .collect();
     block_on(poll_fn(|cx| {
-        bell.posts[0].attend(cx.waker());
+        let _ = bell.posts[0].attend(cx.waker());
         if done.load(Ordering::SeqCst) == 3 { Poll::Ready(()) } else { Poll::Pending }
     }));
     ringers.into_iter().for_each(join);

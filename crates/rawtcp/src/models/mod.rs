@@ -87,7 +87,7 @@ impl Future for Turns {
         let (alive, driver) = (self.alive.clone(), self.driver);
         let Some(engine) = &mut self.engine else { return Poll::Ready(()) };
         let host = engine.host().clone();
-        host.posts[driver].attend(cx.waker());
+        let _ = host.posts[driver].attend(cx.waker());
         // One device each.
         let open = host.devices.get(driver);
         loop {
