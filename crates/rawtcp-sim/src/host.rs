@@ -339,8 +339,10 @@ impl Host {
             }
             let &id = self.touched.front()?;
             if let Some(conn) = self.conns.get_mut(&id) {
+                let quiet = self.config.check_invariants && conn.connection.is_quiet(now);
                 if let Some(transmit) = conn.connection.poll_transmit(now, &TxLimits::ONE_SEGMENT) {
                     if self.config.check_invariants {
+                        assert!(!quiet, "there was nothing to send: {transmit:?}");
                         conn.connection.check_invariants();
                     }
                     let flow_label = self.flow.hash(conn.connection.tuple()) as u32;

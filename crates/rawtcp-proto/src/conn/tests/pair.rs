@@ -89,7 +89,10 @@ impl Pair {
     }
 
     fn collect(&mut self, end: End) {
-        while let Some(transmit) = self.ends[end].poll_transmit(self.now, &self.limits) {
+        loop {
+            let quiet = self.ends[end].is_quiet(self.now);
+            let Some(transmit) = self.ends[end].poll_transmit(self.now, &self.limits) else { break };
+            assert!(!quiet, "there was nothing to send: {transmit:?}");
             self.ends[end].check_invariants();
             let number = self.sent;
             self.sent += 1;

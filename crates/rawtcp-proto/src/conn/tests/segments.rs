@@ -54,12 +54,14 @@ impl Host {
 
     pub(super) fn drain(&mut self) -> Vec<Transmit> {
         let mut all = Vec::new();
-        while let Some(transmit) = self.conn.poll_transmit(self.now, &TxLimits::ONE_SEGMENT) {
+        loop {
+            let quiet = self.conn.is_quiet(self.now);
+            let Some(transmit) = self.conn.poll_transmit(self.now, &TxLimits::ONE_SEGMENT) else { return all };
+            assert!(!quiet, "there was nothing to send: {transmit:?}");
             self.conn.check_invariants();
             all.push(transmit);
             assert!(all.len() < 10_000, "sends without end");
         }
-        all
     }
 
     /// Walks to a state; nothing is outstanding but our FIN where the state has one.
