@@ -1,6 +1,6 @@
 //! A peer that stops reading stops the writer, and nothing grows meanwhile.
 
-use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, receive, soon, stack};
+use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, once_told, receive, soon, stack};
 use crate::tests;
 use rawtcp_lab::topology::{Pair, SERVER_V4, SERVER_V6};
 use std::io;
@@ -44,7 +44,7 @@ fn writer_pends(ip: IpAddr) -> Outcome {
         let got = soon("reading at last", receive(&mut stream)).await?;
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(got)
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let client = pair.client.spawn_tokio(move || async move {
         let stack = stack()?;
         let mut stream = stack.connect(addr(ip, 4200)).await?;

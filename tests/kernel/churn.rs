@@ -1,6 +1,6 @@
 //! Many short connections: no wake is lost, no port is leaked.
 
-use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, builder, role, soon};
+use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, builder, once_told, role, soon};
 use crate::tests;
 use rawtcp::Stack;
 use rawtcp_lab::netns::{Namespace, Task};
@@ -133,7 +133,7 @@ where
             _ = is_done => Outcome::Ok(()),
         }
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let client: Task<Outcome> = pair.client.spawn_tokio_threads(workers, client);
     let result = client.join();
     let _ = done.send(());
@@ -176,7 +176,7 @@ fn connects_to_one_port_reuse_time_wait() -> Outcome {
             _ = is_done => Outcome::Ok(()),
         }
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     // In a process of its own: the limit of descriptors is the process's.
     let mut client = pair.client.start(&mut role(&format!("reconnect {}", addr(SERVER_V4, PORT)))?)?;
     let status = client.wait()?;
@@ -228,7 +228,7 @@ fn connections_to_many_ports_share_guards() -> Outcome {
         let _ = is_done.await;
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let client: Task<Outcome> = pair.client.spawn_tokio(|| async {
         let stack = builder().build()?;
         let ip: IpAddr = SERVER_V4;

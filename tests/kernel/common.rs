@@ -2,15 +2,18 @@
 
 use rawtcp::{Stack, StackBuilder};
 use rawtcp_lab::capture::{Recording, TcpSegment};
+use rawtcp_lab::netns::Task;
 use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, ExitCode};
 use std::sync::LazyLock;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-pub(crate) type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+pub(crate) type Failure = Box<dyn Error + Send + Sync>;
+pub(crate) type Outcome = Result<(), Failure>;
 
 /// No single wait of a test is longer: something that takes this long hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -89,6 +92,30 @@ pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
         Ok(output) => output,
         Err(_) => panic!("{what}: nothing for {PATIENCE:?}"),
     }
+}
+
+/// Waits for what a task says. If it ends without a word, its own error is why.
+pub(crate) fn hear<M, T, E: Into<Failure>>(
+    from: &Receiver<M>,
+    task: Task<Result<T, E>>,
+) -> Result<(M, Task<Result<T, E>>), Failure> {
+    loop {
+        let is_over = task.is_finished();
+        match from.recv_timeout(Duration::from_millis(10)) {
+            Ok(message) => return Ok((message, task)),
+            // Somebody else may have the channel's other end, too.
+            Err(RecvTimeoutError::Timeout) if !is_over => {}
+            Err(_) => return Err(task.join().map_or_else(Into::into, |_| "a task has ended without a word".into())),
+        }
+    }
+}
+
+/// The same, where only that it has spoken matters.
+pub(crate) fn once_told<T, E: Into<Failure>>(
+    from: &Receiver<()>,
+    task: Task<Result<T, E>>,
+) -> Result<Task<Result<T, E>>, Failure> {
+    hear(from, task).map(|((), task)| task)
 }
 
 pub(crate) fn addr(ip: IpAddr, port: u16) -> SocketAddr {

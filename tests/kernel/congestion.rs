@@ -1,7 +1,7 @@
 //! The congestion control of a live connection is replaced, again and again, while the kernel at the other end
 //! receives: no byte is lost, and the connection goes on from about the window it had.
 
-use crate::common::{Outcome, addr, builder, kernel_listener, pattern, receive, soon};
+use crate::common::{Outcome, addr, builder, kernel_listener, once_told, pattern, receive, soon};
 use crate::tests;
 use rawtcp::Algorithm;
 use rawtcp::cc::Reno;
@@ -39,7 +39,7 @@ fn run(loss: Option<f64>) -> Outcome {
         assert_eq!(soon("upload", receive(&mut stream)).await?, SIZE);
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let client = net.client.spawn_tokio(move || async move {
         let stack = builder().congestion(Algorithm::Cubic).build()?;
         let mut stream = stack.connect(addr(SERVER_V4, PORT)).await?;

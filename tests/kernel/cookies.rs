@@ -1,6 +1,6 @@
 //! What a handshake of which nothing was kept can not bear: the same on Linux and here.
 
-use crate::common::{Outcome, addr, builder, kernel_listener, soon};
+use crate::common::{Outcome, addr, builder, kernel_listener, once_told, soon};
 use crate::tests;
 use rawtcp_lab::topology::{ROUTED_SERVER_V4, Routed};
 use rawtcp_proto::stack::{StackConfig, SynCookies};
@@ -78,7 +78,7 @@ fn client_reads(ours: bool, lost: bool) -> Result<io::Result<u8>, Box<dyn std::e
         }
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let client = net.client.spawn_tokio(move || async move {
         let mut stream = soon("connect", tokio::net::TcpStream::connect(at)).await?;
         stream.set_nodelay(true)?;

@@ -1,6 +1,8 @@
 //! Several drivers of one stack: flows spread over the AF_PACKET sockets of a fan-out group, and every way to end.
 
-use crate::common::{Outcome, PATIENCE, addr, assert_kernel_sent_no_reset, kernel_listener, receive, send, soon};
+use crate::common::{
+    Failure, Outcome, PATIENCE, addr, assert_kernel_sent_no_reset, kernel_listener, once_told, receive, send, soon,
+};
 use crate::tests;
 use crate::transfer::exchange_of;
 use futures::task::ArcWake;
@@ -13,7 +15,6 @@ use rawtcp_lab::netns::Namespace;
 use rawtcp_lab::topology::{CLIENT_V4, CLIENT_V6, INTERFACE, Pair, SERVER_V4, SERVER_V6};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::collections::{HashMap, HashSet};
-use std::error::Error;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -39,8 +40,6 @@ tests!(
     a_driver_that_panics_ends_the_stack,
     what_has_one_queue_has_one_driver,
 );
-
-type Failure = Box<dyn Error + Send + Sync>;
 
 const PORT: u16 = 4900;
 
@@ -135,7 +134,7 @@ fn many_both_ways(made: StackBuilder, drivers: usize, workers: usize, [ours, the
         soon("close", stack.close()).await;
         assert_no_packet_sockets().await
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let client = pair.client.spawn_tokio(move || async move {
         let listener = kernel_listener(addr(theirs, PORT + 1)).await?;
         exchange_with_all(|| kernel::TcpStream::connect(addr(ours, PORT))).await?;
@@ -173,7 +172,7 @@ fn both_ends_are_ours() -> Outcome {
         soon("close", stack.close()).await;
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let client = pair.client.spawn_tokio_threads(2, move || async move {
         let stack = builder(2).build()?;
         let connect = || {
@@ -295,7 +294,7 @@ fn nothing_is_reordered() -> Outcome {
         soon("close", stack.close()).await;
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let clients = pair.client.spawn_tokio_threads(2, move || async move {
         let mut tasks = JoinSet::new();
         for _ in 0..STREAMS {
@@ -362,7 +361,7 @@ fn ends_of_every_kind() -> Outcome {
         soon("close", stack.close()).await;
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let clients = pair.client.spawn_tokio_threads(2, move || async move {
         for _ in 0..ROUNDS {
             let mut tasks = JoinSet::new();
@@ -454,7 +453,7 @@ fn close_delivers_what_is_left() -> Outcome {
         soon("close", stack.close()).await;
         assert_no_packet_sockets().await
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     readers(&pair.client, may_go).join()?;
     server.join()
 }
@@ -466,7 +465,7 @@ fn the_end_of_the_runtime_delivers_what_is_left() -> Outcome {
         // The runtime ends when this does, and takes its drivers with it in whatever order it likes.
         leave_much(&leaver(4).build()?, ready, go).await
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     readers(&pair.client, may_go).join()?;
     server.join()?;
     pair.server.spawn_tokio_threads(1, assert_no_packet_sockets).join()
@@ -478,7 +477,7 @@ fn the_last_handle_of_threads_delivers_what_is_left() -> Outcome {
     let server = pair
         .server
         .spawn_tokio(move || async move { leave_much(&leaver(2).driver(Driver::Thread).build()?, ready, go).await });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     readers(&pair.client, may_go).join()?;
     server.join()?;
     // The threads end when TIME-WAIT or the listener's last connection does; nobody waits for that.
@@ -530,7 +529,7 @@ fn a_driver_that_panics_ends_the_stack() -> Outcome {
             drop((broken, streams, listener));
             assert_no_packet_sockets().await
         });
-        is_ready.recv()?;
+        let server = once_told(&is_ready, server)?;
         let client = pair.client.spawn_tokio_threads(2, move || async move {
             let mut tasks = JoinSet::new();
             for _ in 0..CONNECTIONS {

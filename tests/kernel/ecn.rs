@@ -1,6 +1,6 @@
 //! Explicit congestion notification with the kernel: negotiation both ways, and a queue that marks.
 
-use crate::common::{Outcome, addr, builder, kernel_listener, of_port, receive, send, soon};
+use crate::common::{Outcome, addr, builder, kernel_listener, of_port, once_told, receive, send, soon};
 use crate::tests;
 use rawtcp_lab::capture::{Capture, TcpSegment};
 use rawtcp_lab::emulator::EmulatorConfig;
@@ -69,7 +69,7 @@ fn run(ip: IpAddr, we_ask: bool, kernel_mode: &str) -> Result<Seen, Box<dyn std:
             exchange!(server: stream);
             Outcome::Ok(())
         });
-        is_ready.recv()?;
+        let server = once_told(&is_ready, server)?;
         let client = ours.spawn_tokio(move || async move {
             let stack = builder().config(asking()).build()?;
             let mut stream = stack.connect(addr(ip, PORT)).await?;
@@ -95,7 +95,7 @@ fn run(ip: IpAddr, we_ask: bool, kernel_mode: &str) -> Result<Seen, Box<dyn std:
             stack.close().await;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(info)
         });
-        is_ready.recv()?;
+        let server = once_told(&is_ready, server)?;
         let client = kernel.spawn_tokio(move || async move {
             let mut stream = tokio::net::TcpStream::connect(addr(ip, PORT)).await?;
             exchange!(client: stream);

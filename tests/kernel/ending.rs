@@ -1,6 +1,6 @@
 //! The end of a runtime and of a program.
 
-use crate::common::{Outcome, addr, kernel_listener, receive, role, send, soon};
+use crate::common::{Outcome, addr, kernel_listener, once_told, receive, role, send, soon};
 use crate::tests;
 use rawtcp::net::{TcpListener, TcpStream};
 use rawtcp_lab::netns::Namespace;
@@ -42,7 +42,7 @@ fn what_was_written_arrives_after_the_program_returned() -> Outcome {
         assert_eq!(soon("all of it", receive(&mut stream)).await?, LOAD);
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let status = pair.client.start(&mut role(&format!("send-and-return {}", addr(SERVER_V4, PORT)))?)?.wait()?;
     assert!(status.success());
     server.join()

@@ -1,6 +1,6 @@
 //! What only the AF_PACKET device has to know: neighbours, segmentation, VLANs, bridges, frames for others, fragments.
 
-use crate::common::{Outcome, addr, kernel_listener, of_port, receive, send, soon};
+use crate::common::{Outcome, addr, hear, kernel_listener, of_port, once_told, receive, send, soon};
 use crate::tests;
 use crate::transfer::exchange;
 use rawtcp::{Device, DropReason, Stack};
@@ -60,7 +60,7 @@ fn both_ways(host: &Namespace, at: IpAddr, peer: &Namespace, peer_at: IpAddr) ->
         stack.close().await;
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let ours = once_told(&is_ready, ours)?;
     let theirs = peer.spawn_tokio(move || async move {
         let listener = kernel_listener(addr(peer_at, PORT + 1)).await?;
         exchange(&mut soon("connect", tokio::net::TcpStream::connect(addr(at, PORT))).await?).await?;
@@ -106,7 +106,7 @@ fn runs_leave_as_one_packet_where_routes_changed_in_the_handshake() -> Outcome {
             Outcome::Ok(())
         }
     });
-    hears.recv()?;
+    let ours = once_told(&hears, ours)?;
     let theirs = pair.client.spawn_tokio(move || async move {
         let mut stream = tokio::net::TcpStream::connect(addr(SERVER_V4, PORT)).await?;
         said.send(())?;
@@ -116,7 +116,7 @@ fn runs_leave_as_one_packet_where_routes_changed_in_the_handshake() -> Outcome {
         assert_eq!(soon("what is sent", crate::common::receive_up_to(&mut stream, 1 << 20)).await?, 1 << 20);
         Outcome::Ok(())
     });
-    hears.recv()?;
+    let theirs = once_told(&hears, theirs)?;
     run(&pair.server, &format!("ip address add 10.9.9.9/32 dev {INTERFACE}"))?;
     run(&pair.client, "nft delete table ip hold")?;
     go_on.send(())?;
@@ -150,7 +150,7 @@ fn a_neighbour_is_resolved_and_found_again_at_another_address() -> Outcome {
         stack.close().await;
         Outcome::Ok(())
     });
-    hears.recv()?;
+    let ours = once_told(&hears, ours)?;
     let theirs = client.spawn_tokio(|| async {
         let mut stream = tokio::net::TcpStream::connect(addr(SERVER_V4, PORT)).await?;
         for _ in 0..3 {
@@ -159,15 +159,15 @@ fn a_neighbour_is_resolved_and_found_again_at_another_address() -> Outcome {
         }
         Outcome::Ok(())
     });
-    hears.recv()?;
+    let ours = once_told(&hears, ours)?;
     run(&server, &format!("ip neigh flush dev {INTERFACE}"))?;
     go_on.send(())?;
-    hears.recv()?;
+    let ours = once_told(&hears, ours)?;
     run(&client, &format!("ip link set {INTERFACE} address 02:00:00:00:00:77"))?;
     run(&server, &format!("ip neigh flush dev {INTERFACE}"))?;
     run(&client, &format!("ip neigh flush dev {INTERFACE}"))?;
     go_on.send(())?;
-    hears.recv()?;
+    let ours = once_told(&hears, ours)?;
     go_on.send(())?;
     theirs.join()?;
     ours.join()
@@ -195,7 +195,7 @@ fn the_way_through_a_router_changes() -> Outcome {
         stack.close().await;
         Outcome::Ok(())
     });
-    hears.recv()?;
+    let ours = once_told(&hears, ours)?;
     let theirs = net.client.spawn_tokio(|| async {
         let mut stream = tokio::net::TcpStream::connect(addr(ROUTED_SERVER_V4, PORT)).await?;
         for _ in 0..2 {
@@ -204,12 +204,12 @@ fn the_way_through_a_router_changes() -> Outcome {
         }
         Outcome::Ok(())
     });
-    hears.recv()?;
+    let ours = once_told(&hears, ours)?;
     run(&net.server, "ip route replace default via 10.0.1.253")?;
     // The first way is barred from now on.
     run(&net.router, "ip addr del 10.0.1.254/24 dev server")?;
     go_on.send(())?;
-    hears.recv()?;
+    let ours = once_told(&hears, ours)?;
     go_on.send(())?;
     theirs.join()?;
     ours.join()
@@ -235,7 +235,7 @@ fn frames_for_others_are_left_alone() -> Outcome {
         assert_eq!((stats.resets_sent, stats.packets_sent), (0, 0));
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let router = once_told(&is_ready, router)?;
     for ip in [ROUTED_SERVER_V4, ROUTED_SERVER_V6] {
         let (ready, is_ready) = mpsc::channel();
         let server = net.server.spawn_tokio(move || async move {
@@ -243,7 +243,7 @@ fn frames_for_others_are_left_alone() -> Outcome {
             ready.send(())?;
             exchange(&mut soon("accept", listener.accept()).await?.0).await
         });
-        is_ready.recv()?;
+        let server = once_told(&is_ready, server)?;
         let client = net.client.spawn_tokio(move || async move {
             exchange(&mut soon("connect", tokio::net::TcpStream::connect(addr(ip, PORT))).await?).await
         });
@@ -271,7 +271,7 @@ fn connections_that_our_router_translates_are_left_alone() -> Outcome {
         assert_eq!(from, router, "the client's comes from the router's address and port, too");
         exchange(&mut stream).await
     });
-    server_listens.recv()?;
+    let server = once_told(&server_listens, server)?;
     let (says, port) = mpsc::channel();
     let (end, ends) = tokio::sync::oneshot::channel::<()>();
     let router = routed.router.spawn_tokio(move || async move {
@@ -282,7 +282,7 @@ fn connections_that_our_router_translates_are_left_alone() -> Outcome {
         let _ = ends.await;
         Ok::<_, Box<dyn Error + Send + Sync>>(stack.stats().drops(DropReason::SharedPort))
     });
-    let port = port.recv()?;
+    let (port, router) = hear(&port, router)?;
     let client = routed.client.spawn_tokio(move || async move {
         let socket = tokio::net::TcpSocket::new_v4()?;
         socket.bind(addr(CLIENT_V4, port))?;
@@ -310,7 +310,7 @@ fn fragments_are_put_together() -> Outcome {
         stack.close().await;
         Ok::<_, Box<dyn Error + Send + Sync>>(got)
     });
-    is_ready.recv()?;
+    let ours = once_told(&is_ready, ours)?;
     net.client
         .spawn_tokio(|| async {
             let mut stream = tokio::net::TcpStream::connect(addr(ROUTED_SERVER_V4, PORT)).await?;
@@ -358,7 +358,7 @@ fn the_mtu_shrinks_and_grows() -> Outcome {
         stack.close().await;
         Outcome::Ok(())
     });
-    hears.recv()?;
+    let mut ours = once_told(&hears, ours)?;
     let theirs = pair.client.spawn_tokio(|| async {
         let mut stream = tokio::net::TcpStream::connect(addr(SERVER_V4, PORT)).await?;
         for _ in 0..3 {
@@ -368,11 +368,11 @@ fn the_mtu_shrinks_and_grows() -> Outcome {
         Outcome::Ok(())
     });
     for mtu in [1280, 1500] {
-        hears.recv()?;
+        ours = once_told(&hears, ours)?;
         pair.set_mtu(mtu)?;
         go_on.send(())?;
     }
-    hears.recv()?;
+    let ours = once_told(&hears, ours)?;
     go_on.send(())?;
     theirs.join()?;
     ours.join()
@@ -395,7 +395,7 @@ fn one_interface_of_two() -> Outcome {
         stack.close().await;
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let ours = once_told(&is_ready, ours)?;
     let capture = Capture::start(&pair.client, INTERFACE)?;
     for at in ["10.1.0.2".parse()?, SERVER_V4] {
         let client = pair.client.spawn_tokio(move || async move {

@@ -1,6 +1,8 @@
 //! A proxy of ours between two peers of the kernel: ends are passed on, whoever finishes first.
 
-use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, kernel_listener, receive, send, soon, stack};
+use crate::common::{
+    Outcome, addr, assert_kernel_sent_no_reset, kernel_listener, once_told, receive, send, soon, stack,
+};
 use crate::tests;
 use rawtcp::net::{TcpListener, TcpStream};
 use rawtcp_lab::emulator::EmulatorConfig;
@@ -96,7 +98,7 @@ fn matrix(ours: IpAddr, kernels: IpAddr, loss: Loss) -> Outcome {
         stack.close().await;
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let proxied = once_told(&is_ready, proxied)?;
     let peers = net.server.spawn_tokio(move || async move {
         let listener = kernel_listener(addr(kernels, ORIGIN)).await?;
         for (size, client_first) in cases() {

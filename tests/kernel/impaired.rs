@@ -2,7 +2,7 @@
 //! environment sets another size.
 
 use crate::common::{
-    Outcome, PATIENCE, addr, assert_kernel_sent_no_reset, kernel_listener, receive, send, soon, stack,
+    Outcome, PATIENCE, addr, assert_kernel_sent_no_reset, kernel_listener, once_told, receive, send, soon, stack,
 };
 use crate::tests;
 use rawtcp_lab::emulator::EmulatorConfig;
@@ -74,7 +74,7 @@ fn transfer(ip: IpAddr, link: LinkConfig) -> Outcome {
         stream.shutdown().await?;
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let client = net.client.spawn_tokio(move || async move {
         let stack = stack()?;
         let mut stream = stack.connect(addr(ip, 4100)).await?;

@@ -1,6 +1,6 @@
 //! TCP_INFO of both ends of one connection: what we count is what the kernel counts.
 
-use crate::common::{Outcome, addr, builder, kernel_listener, receive, receive_up_to, send, soon};
+use crate::common::{Outcome, addr, builder, hear, kernel_listener, once_told, receive, receive_up_to, send, soon};
 use crate::tests;
 use rawtcp::{Algorithm, TcpInfo};
 use rawtcp_lab::emulator::EmulatorConfig;
@@ -96,7 +96,7 @@ fn run(congestion: Algorithm) -> Outcome {
         assert_eq!(soon("the end", receive(&mut stream)).await?, 0);
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let (tell, told) = std::sync::mpsc::channel::<TcpInfo>();
     let (go, gone) = tokio::sync::oneshot::channel::<()>();
     let client = net.client.spawn_tokio(move || async move {
@@ -111,7 +111,7 @@ fn run(congestion: Algorithm) -> Outcome {
         stack.close().await;
         Outcome::Ok(())
     });
-    let ours = told.recv()?;
+    let (ours, client) = hear(&told, client)?;
     let outcome = compare(&net, &ours);
     let _ = go.send(());
     client.join()?;

@@ -1,6 +1,6 @@
 //! Many at once, and many that do nothing.
 
-use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, builder, role, soon};
+use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, builder, once_told, role, soon};
 use crate::tests;
 use rawtcp_lab::topology::{Pair, SERVER_V4};
 use std::net::SocketAddr;
@@ -61,7 +61,7 @@ fn a_thousand_clients_on_a_backlog_of_128() -> Outcome {
         stack.close().await;
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let clients = pair.client.spawn_tokio(move || async move {
         let mut asked = Vec::new();
         for _ in 0..CLIENTS {

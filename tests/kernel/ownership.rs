@@ -2,7 +2,7 @@
 //! and a host that is left as it was found.
 
 use crate::common::{
-    Outcome, addr, assert_kernel_sent_no_reset, kernel_listener, of_port, receive, role, send, soon, stack,
+    Outcome, addr, assert_kernel_sent_no_reset, kernel_listener, of_port, once_told, receive, role, send, soon, stack,
 };
 use crate::tests;
 use rawtcp_lab::capture::Capture;
@@ -59,12 +59,12 @@ fn a_kernel_connection_on_our_port_survives() -> Outcome {
         stream.shutdown().await?;
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(total)
     });
-    may_go_on.recv()?;
+    let kernel_server = once_told(&may_go_on, kernel_server)?;
     let kernel_client = pair.client.spawn_tokio(|| async {
         let mut stream = tokio::net::TcpStream::connect(addr(SERVER_V4, PORT)).await?;
         soon("the kernel's stream", receive(&mut stream)).await
     });
-    may_bind.recv()?;
+    let kernel_server = once_told(&may_bind, kernel_server)?;
     for _ in 0..3 {
         serve_one(&pair)?;
     }
@@ -92,9 +92,7 @@ fn serve_one(pair: &Pair) -> Outcome {
         stack.close().await;
         Outcome::Ok(())
     });
-    if is_ready.recv().is_err() {
-        return ours.join();
-    }
+    let ours = once_told(&is_ready, ours)?;
     let client = pair.client.spawn_tokio(|| async {
         let mut stream = tokio::net::TcpStream::connect(addr(SERVER_V4, PORT)).await?;
         assert_eq!(soon("our stream", receive(&mut stream)).await?, 50_000);
@@ -260,7 +258,7 @@ fn a_forged_fragmentation_needed_leaves_the_host_alone() -> Outcome {
         stack.close().await;
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let ours = once_told(&is_ready, ours)?;
     let forged = pair.client.spawn_tokio(move || async move {
         let mut stream = tokio::net::TcpStream::connect(addr(SERVER_V4, PORT)).await?;
         forge(client, server, stream.local_addr()?.port())?;
@@ -320,7 +318,7 @@ fn a_foreign_address_beside_our_wildcard_is_refused() -> Outcome {
         let _ = done.send(());
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let ours = once_told(&is_ready, ours)?;
     let client = pair.client.spawn_tokio(|| async {
         let _stream = tokio::net::TcpStream::connect(addr(SERVER_V4, PORT)).await?;
         // An error says the same: the server has ended.

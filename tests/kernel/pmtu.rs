@@ -1,6 +1,6 @@
 //! Paths with a smaller MTU: a router that must not say so, a router that says so, an interface that changes.
 
-use crate::common::{Outcome, addr, kernel_listener, receive, send, soon, stack};
+use crate::common::{Failure, Outcome, addr, kernel_listener, once_told, receive, send, soon, stack};
 use crate::tests;
 use rawtcp_lab::topology::{INTERFACE, Pair, ROUTED_SERVER_V4, ROUTED_SERVER_V6, Routed, SERVER_V4, SERVER_V6};
 use rawtcp_proto::TcpInfo;
@@ -23,7 +23,7 @@ const PORT: u16 = 4800;
 const NARROW: u32 = 1280;
 
 /// A kernel server that reads all and says "!" at the first byte.
-fn server(host: &rawtcp_lab::netns::Namespace, ip: IpAddr) -> Result<rawtcp_lab::netns::Task<Outcome>, std::io::Error> {
+fn server(host: &rawtcp_lab::netns::Namespace, ip: IpAddr) -> Result<rawtcp_lab::netns::Task<Outcome>, Failure> {
     let (ready, is_ready) = std::sync::mpsc::channel();
     let task = host.spawn_tokio(move || async move {
         let listener = kernel_listener(addr(ip, PORT)).await?;
@@ -34,8 +34,7 @@ fn server(host: &rawtcp_lab::netns::Namespace, ip: IpAddr) -> Result<rawtcp_lab:
         assert_eq!(soon("the rest", receive(&mut stream)).await?, SIZE);
         Outcome::Ok(())
     });
-    is_ready.recv().map_err(std::io::Error::other)?;
-    Ok(task)
+    once_told(&is_ready, task)
 }
 
 /// Our client sends `SIZE` bytes through a router to whose other side only `NARROW` bytes fit.

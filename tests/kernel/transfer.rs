@@ -1,6 +1,6 @@
 //! Bytes both ways, IPv4 and IPv6, over `lo` and veth, whatever the offloads.
 
-use crate::common::{Outcome, addr, kernel_listener, receive, send, soon, stack};
+use crate::common::{Outcome, addr, kernel_listener, once_told, receive, send, soon, stack};
 use crate::tests;
 use rawtcp_io::ethtool::Feature;
 use rawtcp_lab::netns::Namespace;
@@ -35,7 +35,7 @@ fn both_ways(ours: &Namespace, our_ip: IpAddr, kernels: &Namespace, kernel_ip: I
         stack.close().await;
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let client = kernels.spawn_tokio(move || async move {
         let mut stream = tokio::net::TcpStream::connect(addr(our_ip, PORT)).await?;
         exchange(&mut stream).await
@@ -50,7 +50,7 @@ fn both_ways(ours: &Namespace, our_ip: IpAddr, kernels: &Namespace, kernel_ip: I
         let (mut stream, _) = soon("accept", listener.accept()).await?;
         exchange(&mut stream).await
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let client = ours.spawn_tokio(move || async move {
         let stack = stack()?;
         let mut stream = stack.connect(addr(kernel_ip, PORT + 1)).await?;
@@ -154,7 +154,7 @@ fn dual_stack_listener() -> Outcome {
         stack.close().await;
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(peers)
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     pair.client
         .spawn_tokio(|| async {
             for ip in [SERVER_V4, SERVER_V6] {

@@ -1,6 +1,6 @@
 //! The TUN device: a stack with addresses of its own, against the kernel of the same namespace and of others.
 
-use crate::common::{Outcome, addr, kernel_listener, receive, role, send, soon};
+use crate::common::{Outcome, addr, kernel_listener, once_told, receive, role, send, soon};
 use crate::errors::drop_capabilities;
 use crate::ethernet::run;
 use crate::tests;
@@ -259,7 +259,7 @@ fn a_router_with_a_narrow_link() -> Outcome {
             assert_eq!(soon("the stream", receive(&mut stream)).await?, SIZE);
             Outcome::Ok(())
         });
-        is_ready.recv()?;
+        let theirs = once_told(&is_ready, theirs)?;
         let ours = pair.server.spawn_tokio(move || async move {
             let stack = tun(None, &[])?;
             let mut stream = soon("connect", stack.connect(addr(at, PORT))).await?;

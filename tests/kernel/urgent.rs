@@ -1,6 +1,6 @@
 //! Urgent data between us and the kernel, both ways.
 
-use crate::common::{Outcome, addr, kernel_listener, soon, stack};
+use crate::common::{Outcome, addr, kernel_listener, once_told, soon, stack};
 use crate::tests;
 use rawtcp_lab::topology::{Pair, SERVER_V4, SERVER_V6};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -37,7 +37,7 @@ fn both_ways(ip: IpAddr) -> Outcome {
         assert_eq!(soon("the end", stream.read(&mut text)).await?, 0);
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let client = pair.client.spawn_tokio(move || async move {
         let stack = stack()?;
         let mut stream = stack.connect(addr(ip, PORT)).await?;
