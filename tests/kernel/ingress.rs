@@ -7,10 +7,12 @@ use rawtcp::net::{TcpListener, TcpStream};
 use rawtcp::{Device, Stack};
 use rawtcp_lab::netns::Namespace;
 use rawtcp_lab::topology::{CLIENT_V4, INTERFACE, Pair, SERVER_V4, SERVER_V6};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use std::error::Error;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -26,6 +28,7 @@ tests!(
     an_address_that_comes_and_one_that_goes,
     an_interface_that_goes_and_one_of_its_name,
     a_port_is_given_back_without_the_privilege,
+    the_table_goes_while_somebody_has_copies_of_our_sockets,
     fragments_reach_the_kernel_whole,
     client_ports_of_a_router_are_not_spared,
     switched_off,
@@ -337,6 +340,40 @@ fn a_port_is_given_back_without_the_privilege() -> Outcome {
         set_capabilities(None, all)?;
         nothing_is_left().await?;
         the_kernel_serves(addr(SERVER_V4, PORT), &pair.client).await
+    })
+}
+
+/// Copies of this process's sockets to netfilter in the network namespace of the calling thread.
+fn copies() -> io::Result<Vec<OwnedFd>> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/netlink")?;
+    let netfilter = table.lines().filter_map(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        (columns.get(1) == Some(&"12")).then(|| PathBuf::from(format!("socket:[{}]", columns[columns.len() - 1])))
+    });
+    let (netfilter, own): (Vec<_>, _) = (netfilter.collect(), pidfd_open(getpid(), PidfdFlags::empty())?);
+    let mut copies = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")?.flatten() {
+        // What another test closes meanwhile is none of these.
+        if std::fs::read_link(entry.path()).is_ok_and(|target| netfilter.contains(&target)) {
+            let number = entry.file_name().to_string_lossy().parse().map_err(io::Error::other)?;
+            copies.push(pidfd_getfd(&own, number, PidfdGetfdFlags::empty())?);
+        }
+    }
+    Ok(copies)
+}
+
+/// As a child process has them until it runs its program.
+fn the_table_goes_while_somebody_has_copies_of_our_sockets() -> Outcome {
+    on_the_server(|pair| async move {
+        let stack = packet()?;
+        let (listener, stream) = busy(&stack, SERVER_V4, SERVER_V4, &pair.client).await?;
+        spared(SERVER_V4, PORT, true).await?;
+        let copies = copies()?;
+        assert_eq!(copies.len(), 1, "the stack has one such socket");
+        stream.set_zero_linger()?;
+        drop((stream, listener));
+        stack.close().await;
+        nothing_is_left().await
     })
 }
 

@@ -126,8 +126,17 @@ impl IngressDrop {
 
     /// The kernel sees everything again, for good.
     pub fn end(&self) {
-        let socket = self.lock().socket.take();
-        drop(socket);
+        let mut state = self.lock();
+        let socket = state.socket.take();
+        let (first, stands) = (state.sequence, state.stands);
+        drop(state);
+        let Some(socket) = socket.filter(|_| stands) else { return };
+        // A child process that is about to run its program has a copy of the socket, and with it the table would stay. Refused,
+        // it goes with the socket.
+        let mut batch = Batch::new(first);
+        batch.add(Kind::DeleteTable, |message| message.text(1, &self.name));
+        let (bytes, last) = batch.finish();
+        let _ = carry_out(&socket, &bytes, first, last);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -214,6 +223,12 @@ impl IngressDrop {
                 rule(batch, table, &chain, *index, v4);
             }
         }
+    }
+}
+
+impl Drop for IngressDrop {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

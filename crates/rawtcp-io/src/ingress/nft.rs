@@ -25,6 +25,7 @@ const DATA_VALUE: u16 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     NewTable = 0,
+    DeleteTable = 2,
     NewChain = 3,
     NewRule = 6,
     NewSet = 9,
@@ -54,7 +55,7 @@ impl Batch {
         let flags = match kind {
             Kind::NewTable | Kind::NewChain | Kind::NewSet | Kind::NewElements => NLM_F_CREATE,
             Kind::NewRule => NLM_F_CREATE | NLM_F_APPEND,
-            Kind::DeleteElements => 0,
+            Kind::DeleteTable | Kind::DeleteElements => 0,
         };
         self.message(SUBSYSTEM << 8 | kind as u16, flags, NFPROTO_NETDEV, 0, attributes);
     }
