@@ -1,14 +1,19 @@
 //! How connections end, read from the peer's capture.
 
-use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, kernel_listener, of_port, receive, send, soon, stack};
+use crate::common::{
+    Outcome, addr, assert_kernel_sent_no_reset, builder, kernel_listener, of_port, once_told, receive, send, soon,
+    stack,
+};
 use crate::tests;
+use rawtcp::ConnConfig;
 use rawtcp::net::TcpStream;
 use rawtcp_lab::capture::{Capture, TcpSegment};
 use rawtcp_lab::emulator::EmulatorConfig;
 use rawtcp_lab::topology::{CLIENT_V4, Emulated, INTERFACE, Pair, SERVER_V4};
 use rawtcp_sim::{LinkConfig, Loss};
+use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 tests!(
@@ -19,7 +24,8 @@ tests!(
     reset_of_the_peer_is_an_error_not_an_end,
     data_after_close_is_reset,
     server_side_drop_sends_fin,
-    what_is_written_at_once_carries_the_last_ack_of_the_handshake,
+    what_is_written_at_once_carries_the_last_ack_of_many_handshakes,
+    the_ack_of_a_fin_rides_on_our_fin,
     closes_survive_loss_we_first,
     closes_survive_loss_the_kernel_first,
     closes_survive_loss_both_at_once,
@@ -45,7 +51,7 @@ where
         let (stream, _) = soon("accept", listener.accept()).await?;
         soon("the server", server(stream)).await
     });
-    is_ready.recv()?;
+    let kernel = once_told(&is_ready, kernel)?;
     let (ended, server_has_ended) = tokio::sync::oneshot::channel::<()>();
     let ours = pair.client.spawn_tokio(move || async move {
         let stack = stack()?;
@@ -95,21 +101,96 @@ fn drop_with_empty_receive_queue_sends_data_then_fin() -> Outcome {
     Ok(())
 }
 
-/// A segment less for each request. Who says nothing at once is not kept waiting: the tests in which the server speaks first.
-fn what_is_written_at_once_carries_the_last_ack_of_the_handshake() -> Outcome {
-    let seen = converse(
-        |mut stream| async move {
-            assert_eq!(receive(&mut stream).await?, 5);
-            Ok(())
-        },
-        |mut stream| async move {
-            send(&mut stream, 5).await?;
-            drop(stream);
-            Ok(())
-        },
-    )?;
-    let first: Vec<_> = from_us(&seen).take(2).map(|s| (s.flags.syn(), s.flags.ack(), s.payload_len)).collect();
-    assert_eq!(first, [(true, false, 0), (false, true, 5)]);
+/// Who opens one connection after the other saves a segment of each. Of few the peer learns at once.
+fn what_is_written_at_once_carries_the_last_ack_of_many_handshakes() -> Outcome {
+    const MANY: usize = 64;
+    // Of so many in a row the ACKs leave by themselves.
+    const FEW: usize = 16;
+    let pair = Pair::new()?;
+    let capture = Capture::start(&pair.server, INTERFACE)?;
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let kernel = pair.server.spawn_tokio(move || async move {
+        let listener = kernel_listener(addr(SERVER_V4, PORT)).await?;
+        ready.send(())?;
+        for _ in 0..MANY {
+            let (mut stream, _) = soon("accept", listener.accept()).await?;
+            assert_eq!(soon("the stream", receive(&mut stream)).await?, 5);
+        }
+        Outcome::Ok(())
+    });
+    let kernel = once_told(&is_ready, kernel)?;
+    let ours = pair.client.spawn_tokio(move || async move {
+        let stack = stack()?;
+        let speak = || async { send(&mut stack.connect(addr(SERVER_V4, PORT)).await?, 5).await };
+        soon("all of them", futures::future::try_join_all((0..MANY).map(|_| speak()))).await?;
+        stack.close().await;
+        Outcome::Ok(())
+    });
+    ours.join()?;
+    kernel.join()?;
+    let seen = of_port(&capture.stop()?, PORT);
+    let mut seconds = HashMap::new();
+    for segment in from_us(&seen).filter(|s| !s.flags.syn()) {
+        seconds.entry(segment.src.port()).or_insert(segment.payload_len);
+    }
+    assert_eq!(seconds.len(), MANY);
+    let carried = seconds.values().filter(|&&len| len == 5).count();
+    assert!((1..=MANY - FEW).contains(&carried), "the ACKs of {carried} were carried");
+    Ok(())
+}
+
+/// Whoever reads the peer's end and ends, too, acknowledges it by that.
+fn the_ack_of_a_fin_rides_on_our_fin() -> Outcome {
+    // Less than the 200 ms behind which the kernel sends its FIN again.
+    const DELAY: Duration = Duration::from_millis(150);
+    let pair = Pair::new()?;
+    let capture = Capture::start(&pair.server, INTERFACE)?;
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let kernel = pair.server.spawn_tokio(move || async move {
+        let listener = kernel_listener(addr(SERVER_V4, PORT)).await?;
+        ready.send(())?;
+        for answers in [true, false] {
+            let (mut stream, _) = soon("accept", listener.accept()).await?;
+            stream.shutdown().await?;
+            assert_eq!(soon("our end", receive(&mut stream)).await?, 0, "answers: {answers}");
+        }
+        Outcome::Ok(())
+    });
+    let kernel = once_told(&is_ready, kernel)?;
+    let ours = pair.client.spawn_tokio(move || async move {
+        let stack = builder().config(ConnConfig { delayed_ack: DELAY, ..ConnConfig::default() }).build()?;
+        for answers in [true, false] {
+            let mut stream = stack.connect(addr(SERVER_V4, PORT)).await?;
+            assert_eq!(soon("the end", receive(&mut stream)).await?, 0);
+            if !answers {
+                tokio::time::sleep(2 * DELAY).await;
+            }
+        }
+        stack.close().await;
+        Outcome::Ok(())
+    });
+    ours.join()?;
+    kernel.join()?;
+    let seen = of_port(&capture.stop()?, PORT);
+    let mut ends = HashMap::<u16, (SystemTime, Vec<(Duration, bool)>)>::new();
+    let mut order = Vec::new();
+    for segment in &seen {
+        let ours = segment.src.ip() == CLIENT_V4;
+        let port = if ours { segment.src.port() } else { segment.dst.port() };
+        if !ours && segment.flags.fin() {
+            order.push(port);
+            ends.entry(port).or_insert((segment.time, Vec::new()));
+        } else if let Some((end, answers)) = ends.get_mut(&port).filter(|_| ours) {
+            answers.push((segment.time.duration_since(*end).unwrap_or_default(), segment.flags.fin()));
+        }
+    }
+    order.dedup();
+    let answers: Vec<_> = order.iter().map(|port| &ends[port].1).collect();
+    let [answered, waited] = answers[..] else { return Err(format!("two ends, not {answers:?}").into()) };
+    // A program that was kept from running for so long has made the timer come first.
+    let rode = |answers: &[(Duration, bool)]| answers.first().is_some_and(|&(after, fin)| fin || after >= DELAY);
+    assert!(rode(answered), "our FIN, and nothing before it: {answered:?}");
+    assert!(!waited[0].1 && waited[0].0 >= DELAY - DELAY / 10, "the ACK when nothing carried it: {waited:?}");
     Ok(())
 }
 
@@ -231,7 +312,7 @@ fn server_side_drop_sends_fin() -> Outcome {
         stack.close().await;
         Outcome::Ok(())
     });
-    is_ready.recv()?;
+    let server = once_told(&is_ready, server)?;
     let client = pair.client.spawn_tokio(|| async {
         let mut stream = tokio::net::TcpStream::connect(addr(SERVER_V4, PORT)).await?;
         stream.write_all(b"ping").await?;
@@ -281,7 +362,7 @@ fn closes_survive_loss(first: First) -> Outcome {
         }
         futures::future::try_join_all(tasks).await.map(drop)
     });
-    is_ready.recv()?;
+    let kernel = once_told(&is_ready, kernel)?;
     let link = &net.emulator;
     let (opened, are_open) = std::sync::mpsc::channel();
     let ours = net.client.spawn_tokio(move || async move {
@@ -301,7 +382,7 @@ fn closes_survive_loss(first: First) -> Outcome {
         stack.close().await;
         Outcome::Ok(())
     });
-    are_open.recv()?;
+    let ours = once_told(&are_open, ours)?;
     let lossy = clean.with_loss(Loss::Uniform(0.2));
     link.set_links(lossy, lossy);
     all_open.send(true)?;

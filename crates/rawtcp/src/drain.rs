@@ -82,7 +82,7 @@ pub(crate) fn bury(engine: Engine, politely_waited: bool, broken: bool) {
     }
     host.ports.abandon();
     host.bury();
-    host.posts.iter().for_each(|post| drop((post.take_scheduled(usize::MAX), post.take_due(usize::MAX))));
+    host.posts.iter().for_each(|post| post.clear());
 }
 
 /// Waits, blocking, until a stack whose driver still runs has delivered what streams left.
@@ -181,8 +181,8 @@ impl Drain {
             }
         }
         let mut more = self.engine.timers();
-        more |= self.engine.late_acks();
         for driver in 0..self.engine.host().posts.len() {
+            more |= self.engine.late_acks_for(driver);
             more |= self.engine.due_for(driver);
             more |= self.engine.scheduled_for(driver);
         }

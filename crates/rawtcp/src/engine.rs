@@ -56,8 +56,8 @@ pub(crate) struct Engine {
     replies: Vec<Reply>,
     /// Connections whose handshake is complete: they are queued for `accept` last.
     accepted: Vec<(ListenerRef, Arc<ConnCell>)>,
-    /// Connections whose last ACK of the handshake waits for what the application will send.
-    late: Vec<Arc<ConnCell>>,
+    /// Last ACKs of handshakes wait for what the application will send.
+    late: bool,
     /// Addresses of ours that became busy.
     busy: Vec<SocketAddr>,
     /// Shards that were looked into: their timers may have changed. One bit each.
@@ -86,7 +86,7 @@ impl Engine {
             touched: Vec::new(),
             replies: Vec::new(),
             accepted: Vec::new(),
-            late: Vec::new(),
+            late: false,
             busy: Vec::new(),
             shards: 0,
             wake: WakeList::default(),
@@ -449,25 +449,28 @@ impl Engine {
 
     /// Whether ACKs wait for the application, which is to have its turn now, and the driver the next.
     pub(crate) fn has_late_acks(&self) -> bool {
-        !self.late.is_empty()
+        self.late
     }
 
     /// Sends the last ACKs of handshakes that nothing has carried since the last turn. Says whether any waited.
     pub(crate) fn late_acks(&mut self) -> bool {
-        if self.late.is_empty() {
-            return false;
-        }
-        let mut late = std::mem::take(&mut self.late);
-        for cell in late.drain(..) {
-            let _ = self.deliver(&cell, |inner| {
+        std::mem::take(&mut self.late) && self.late_acks_for(self.driver)
+    }
+
+    /// The same, in the place of another driver.
+    pub(crate) fn late_acks_for(&mut self, driver: usize) -> bool {
+        let late = self.host.posts[driver].late_acks.take();
+        for cell in &late {
+            let _ = self.deliver(cell, |inner| {
                 inner.conn.release_handshake_ack();
                 Ok(())
             });
         }
-        self.late = late;
-        let now = self.stamp();
-        self.finish(now);
-        true
+        if !late.is_empty() {
+            let now = self.stamp();
+            self.finish(now);
+        }
+        !late.is_empty()
     }
 
     /// Sends what a device has queued, and serves the connections that waited for it, each in turn and a bounded
@@ -498,6 +501,7 @@ impl Engine {
         let paths = &self.paths;
         tx::send_replies(&host, &self.replies, |tuple| paths.lane(tuple));
         self.replies.clear();
+        let late_acks = &host.posts[self.driver].late_acks;
         let mut touched = std::mem::take(&mut self.touched);
         for cell in touched.drain(..) {
             let settled = catch_unwind(AssertUnwindSafe(|| {
@@ -505,7 +509,12 @@ impl Engine {
                 let mut inner = cell.lock();
                 inner.touched = false;
                 // A driver with a thread of its own would only wait for other threads.
-                let late = !host.settings.own_thread && inner.conn.hold_handshake_ack();
+                let mut late = !host.settings.own_thread && inner.conn.hold_handshake_ack();
+                // Nobody would see to it in time where the clock may stand still.
+                if late && !(host.clock.is_real() && late_acks.hold(now, &cell)) {
+                    inner.conn.release_handshake_ack();
+                    late = false;
+                }
                 let becomes_busy = inner.until_busy == 1;
                 inner.until_busy = inner.until_busy.saturating_sub(1);
                 cell.settle(&mut inner, now, &mut after);
@@ -514,9 +523,7 @@ impl Engine {
             }));
             match settled {
                 Ok((after, becomes_busy, late)) => {
-                    if late {
-                        self.late.push(cell.clone());
-                    }
+                    self.late |= late;
                     if becomes_busy {
                         self.busy.push(cell.tuple().local);
                     }

@@ -2,6 +2,7 @@
 //! whose deadline has come.
 
 use crate::conn_cell::ConnCell;
+use crate::late_acks::LateAcks;
 use crate::sync::{Arc, AtomicU64, AtomicWaker, Mutex, Ordering, lock};
 use std::task::Waker;
 
@@ -24,6 +25,7 @@ pub(crate) struct Post {
     calls: AtomicU64,
     scheduled: Mutex<Vec<Arc<ConnCell>>>,
     due: Mutex<Vec<Arc<ConnCell>>>,
+    pub(crate) late_acks: LateAcks,
     /// Packets that it took from its devices.
     pub(crate) received: AtomicU64,
 }
@@ -73,6 +75,11 @@ impl Post {
     /// Takes the first of the connections whose deadline has come.
     pub(crate) fn take_due(&self, most: usize) -> Vec<Arc<ConnCell>> {
         take(&self.due, most)
+    }
+
+    /// Nobody comes any more, and no list must keep the stack alive.
+    pub(crate) fn clear(&self) {
+        drop((self.take_scheduled(usize::MAX), self.take_due(usize::MAX), self.late_acks.take()));
     }
 
     /// Takes the first of the connections that the driver is to go on with.

@@ -259,6 +259,26 @@ fn the_driver_with_a_thread_goes_on_while_the_runtime_blocks() {
     });
 }
 
+/// As with the kernel: the peer has the connection, whatever the program does next. It may open many, one after the other.
+#[tokio::test]
+async fn a_program_may_block_behind_connect() {
+    if privilege::missing() {
+        return;
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let addr = listener.local_addr().unwrap();
+    for i in 0..100 {
+        let _stream = soon(TcpStream::connect(addr)).await.unwrap();
+        // Nothing else runs here meanwhile, not even our answer to a SYN-ACK that comes again.
+        let since = Instant::now();
+        while listener.accept().is_err() {
+            assert!(since.elapsed() < Duration::from_secs(10), "connection {i} is not there");
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+}
+
 /// The sockets, timers and the like that a child finds open.
 fn inherited() -> Vec<String> {
     let listed = std::process::Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap().stdout;
