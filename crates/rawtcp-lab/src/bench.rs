@@ -217,6 +217,10 @@ struct Line {
     faults: Vec<String>,
     /// The same of the baseline.
     baseline_faults: Vec<String>,
+    /// What the host took of the processors' time in runs of ours.
+    stolen: Option<Summary>,
+    /// The same of the baseline.
+    baseline_stolen: Option<Summary>,
 }
 
 /// Everything measured.
@@ -325,6 +329,8 @@ fn line(group: &Group, setup: &Setup, figure: &Figure, found: &[[Metrics; 3]]) -
         ratio: Summary::of(found.iter().map(ratio))?,
         faults: faults(found.iter().map(|[_, ours, _]| ours)),
         baseline_faults: faults(found.iter().map(|[_, _, after]| after)),
+        stolen: stolen(found.iter().map(|[_, ours, _]| ours)),
+        baseline_stolen: stolen(found.iter().map(|[_, _, after]| after)),
     })
 }
 
@@ -335,6 +341,11 @@ fn faults<'a>(runs: impl Iterator<Item = &'a Metrics>) -> Vec<String> {
         *faults.entry(name).or_default() += count;
     }
     faults.into_iter().map(|(name, count)| format!("{name} {count}")).collect()
+}
+
+/// What the host took of the processors' time.
+fn stolen<'a>(runs: impl Iterator<Item = &'a Metrics>) -> Option<Summary> {
+    Summary::of(runs.filter_map(|metrics| metrics.get(end::STOLEN).copied()))
 }
 
 impl Place {

@@ -6,6 +6,10 @@ use std::path::Path;
 
 use super::{Line, Report, short, svg};
 use crate::bench::plan::Better;
+use crate::measure::stats::Summary;
+
+/// A run of which the host took more than this has measured the host, too.
+const MUCH_STOLEN: f64 = 0.03;
 
 /// The lines of one group, as a table.
 pub(super) fn print(title: &str, lines: &[Line]) {
@@ -26,12 +30,28 @@ pub(super) fn print(title: &str, lines: &[Line]) {
             line.unit,
             if line.better == Better::Lower { "  (less is better)" } else { "" },
         );
-        for (whose, faults) in [("ours", &line.faults), ("baseline", &line.baseline_faults)] {
-            if setup == line.setup && !faults.is_empty() {
-                println!("  {:<22} lost unasked, {whose}: {}", "", faults.join(", "));
-            }
+        if setup == line.setup {
+            remarks(line).iter().for_each(|remark| println!("  {:<22} {remark}", ""));
         }
     }
+}
+
+/// What has to be known of the runs to judge their figures.
+fn remarks(line: &Line) -> Vec<String> {
+    let mut remarks = Vec::new();
+    for (whose, faults) in [("ours", &line.faults), ("baseline", &line.baseline_faults)] {
+        if !faults.is_empty() {
+            remarks.push(format!("lost unasked, {whose}: {}", faults.join(", ")));
+        }
+    }
+    for (whose, stolen) in [("ours", line.stolen), ("baseline", line.baseline_stolen)] {
+        if let Some(Summary { median, max, .. }) = stolen.filter(|stolen| stolen.max > MUCH_STOLEN) {
+            let (median, max) = (median * 100.0, max * 100.0);
+            remarks
+                .push(format!("of the processors the host took, {whose}: {median:.0} %, {max:.0} % in the worst run"));
+        }
+    }
+    remarks
 }
 
 impl Report {
@@ -56,11 +76,9 @@ impl Report {
             // To the right is good.
             let ratio = match line.better {
                 Better::Higher => line.ratio,
-                Better::Lower => crate::measure::stats::Summary {
-                    median: 1.0 / line.ratio.median,
-                    min: 1.0 / line.ratio.max,
-                    max: 1.0 / line.ratio.min,
-                },
+                Better::Lower => {
+                    Summary { median: 1.0 / line.ratio.median, min: 1.0 / line.ratio.max, max: 1.0 / line.ratio.min }
+                }
             };
             bars.push(svg::Row::Bar {
                 label: format!("{}, {}", line.setup, line.figure),
@@ -69,5 +87,35 @@ impl Report {
             });
         }
         svg::ratios("rawtcp against its baseline", &self.machine, &bars)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_lost_and_what_was_stolen_is_said() {
+        let one = Summary { median: 1.0, min: 1.0, max: 1.0 };
+        let stolen = |max| Some(Summary { median: 0.01, min: 0.0, max });
+        let mut line = Line {
+            group: "bulk".to_owned(),
+            setup: "ours".to_owned(),
+            figure: "throughput".to_owned(),
+            unit: "Gbit/s",
+            better: Better::Higher,
+            ours: one,
+            baseline: one,
+            ratio: one,
+            faults: vec!["client.drop.queue 3".to_owned()],
+            baseline_faults: Vec::new(),
+            stolen: stolen(0.34),
+            baseline_stolen: stolen(0.02),
+        };
+        let lost = "lost unasked, ours: client.drop.queue 3";
+        assert_eq!(remarks(&line), [lost, "of the processors the host took, ours: 1 %, 34 % in the worst run"]);
+        (line.stolen, line.baseline_stolen) = (None, stolen(0.05));
+        line.faults.clear();
+        assert_eq!(remarks(&line), ["of the processors the host took, baseline: 1 %, 5 % in the worst run"]);
     }
 }

@@ -160,11 +160,17 @@ pub(crate) fn pair(
     Ok(metrics)
 }
 
+/// What the host took of the processors' time during a run.
+pub(crate) const STOLEN: &str = "machine_stolen_share";
+
 /// What the machine spent since then.
 pub(crate) fn machine_cost(metrics: &mut Metrics, before: Machine, start: Instant) -> io::Result<()> {
     let spent = Machine::now()?.since(before);
     metrics.insert("machine_cpu_s".into(), spent.busy);
     metrics.insert("machine_stolen_s".into(), spent.stolen);
-    metrics.insert("wall_s".into(), start.elapsed().as_secs_f64());
+    let wall = start.elapsed().as_secs_f64();
+    metrics.insert("wall_s".into(), wall);
+    let processors = std::thread::available_parallelism().map_or(1.0, |number| number.get() as f64);
+    metrics.insert(STOLEN.into(), spent.stolen / (wall * processors));
     Ok(())
 }
