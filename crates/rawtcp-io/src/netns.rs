@@ -3,12 +3,13 @@
 //! A network namespace belongs to a thread. An anonymous one dies with its last thread, socket and descriptor, so there
 //! is nothing to clean up.
 
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
 
-use rustix::fs::{CWD, readlinkat_raw};
+use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat_raw};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Socket, Type};
 
@@ -38,12 +39,26 @@ pub fn unshare_mount_namespace() -> io::Result<()> {
     sys::unshare(&[Namespace::Mount])
 }
 
+const OWN_LINK: &CStr = c"/proc/thread-self/ns/net";
+
+thread_local! {
+    /// The link that names this thread's network namespace, whichever that is: to walk there takes the kernel longer than to say where
+    /// it leads. It keeps no namespace alive.
+    static LINK: Option<OwnedFd> = openat(CWD, OWN_LINK, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok();
+}
+
 /// The number of the calling thread's network namespace; `None` where /proc does not show it.
 ///
-/// The name of the link says it: to follow it to the namespace takes the kernel more than twice as long.
+/// The name of the link says it: to follow it to the namespace takes the kernel more than twice as long. A thread that has asked
+/// keeps a descriptor until it ends.
 pub fn current_number() -> Option<u64> {
     let mut buffer = [0; 32];
-    let length = readlinkat_raw(CWD, c"/proc/thread-self/ns/net", &mut buffer).ok()?;
+    let known = LINK.try_with(|link| link.as_ref().and_then(|link| readlinkat_raw(link, c"", &mut buffer).ok()));
+    let length = match known {
+        Ok(Some(length)) => length,
+        // The thread is about to end, or there was no descriptor left.
+        _ => readlinkat_raw(CWD, OWN_LINK, &mut buffer).ok()?,
+    };
     let name = std::str::from_utf8(buffer.get(..length)?).ok()?;
     name.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
@@ -110,8 +125,13 @@ mod tests {
         assert!(current_number().is_some());
         assert_eq!(current_number(), number());
         // As root only.
-        let elsewhere = thread::spawn(move || new_net_namespace().ok().map(|()| (current_number(), number())));
-        if let Some((found, expected)) = elsewhere.join().unwrap() {
+        let elsewhere = thread::spawn(move || {
+            // One that has asked before it goes elsewhere.
+            let here = current_number();
+            new_net_namespace().ok().map(|()| (here, current_number(), number()))
+        });
+        if let Some((before, found, expected)) = elsewhere.join().unwrap() {
+            assert_eq!(before, current_number());
             assert_eq!(found, expected);
             assert_ne!(found, current_number());
         }
