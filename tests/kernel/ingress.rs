@@ -35,10 +35,10 @@ tests!(
     without_the_privilege_the_guard_does_it,
 );
 
-const PORT: u16 = 4800;
+pub(crate) const PORT: u16 = 4800;
 
 /// Between two looks at what happens elsewhere.
-const A_WHILE: Duration = Duration::from_millis(5);
+pub(crate) const A_WHILE: Duration = Duration::from_millis(5);
 
 const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
@@ -47,14 +47,14 @@ const WHERE: [(IpAddr, IpAddr); 4] =
     [(SERVER_V4, SERVER_V4), (SERVER_V6, SERVER_V6), (SERVER_V4, ANY), (SERVER_V6, ANY)];
 
 /// More exchanges than it takes to count as busy.
-const ENOUGH: usize = 200;
+pub(crate) const ENOUGH: usize = 200;
 
-fn packet() -> io::Result<Stack> {
+pub(crate) fn packet() -> io::Result<Stack> {
     Stack::builder().device(Device::Packet { interface: None }).build()
 }
 
 /// Runs on `host`; its outcome is awaited without blocking the thread.
-async fn there<F>(host: &Namespace, make: impl FnOnce() -> F + Send + 'static) -> Outcome
+pub(crate) async fn there<F>(host: &Namespace, make: impl FnOnce() -> F + Send + 'static) -> Outcome
 where
     F: Future<Output = Outcome> + 'static,
 {
@@ -113,7 +113,7 @@ async fn the_kernel_serves(at: SocketAddr, peer: &Namespace) -> Outcome {
 }
 
 /// TCP segments that the kernel of the calling thread's namespace has received.
-fn seen_by_the_kernel() -> io::Result<u64> {
+pub(crate) fn seen_by_the_kernel() -> io::Result<u64> {
     let table = std::fs::read_to_string("/proc/thread-self/net/snmp")?;
     let mut lines = table.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_whitespace);
     let (names, values) = (lines.next().into_iter().flatten(), lines.next().into_iter().flatten());
@@ -122,7 +122,7 @@ fn seen_by_the_kernel() -> io::Result<u64> {
 }
 
 /// What `nft` shows of the calling thread's namespace.
-fn rules() -> io::Result<String> {
+pub(crate) fn rules() -> io::Result<String> {
     let output = Command::new("nft").args(["list", "ruleset"]).output()?;
     if !output.status.success() {
         return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()));
@@ -144,7 +144,7 @@ async fn spared(ip: IpAddr, port: u16, expected: bool) -> Outcome {
 }
 
 /// Waits until nothing is left. What another test begins, as `nft`, has copies of our descriptors until it runs.
-async fn nothing_is_left() -> Outcome {
+pub(crate) async fn nothing_is_left() -> Outcome {
     soon("the end of the table", async {
         while !rules()?.is_empty() {
             tokio::time::sleep(A_WHILE).await;
@@ -155,7 +155,7 @@ async fn nothing_is_left() -> Outcome {
 }
 
 /// Runs a test on the server's host.
-fn on_the_server<F>(test: impl FnOnce(Arc<Pair>) -> F + Send + 'static) -> Outcome
+pub(crate) fn on_the_server<F>(test: impl FnOnce(Arc<Pair>) -> F + Send + 'static) -> Outcome
 where
     F: Future<Output = Outcome> + 'static,
 {

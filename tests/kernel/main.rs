@@ -18,6 +18,7 @@ mod ingress;
 mod load;
 mod ownership;
 mod pmtu;
+mod short_clients;
 mod transfer;
 mod tun;
 mod urgent;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     tests.extend(cookies::tests());
     tests.extend(info::tests());
     tests.extend(ingress::tests());
+    tests.extend(short_clients::tests());
     tests.extend(ecn::tests());
     tests.extend(pmtu::tests());
     tests.extend(urgent::tests());

@@ -18,7 +18,7 @@ use rawtcp_io::PortSet;
 use rawtcp_proto::FourTuple;
 use rawtcp_proto::stack::PortChooser;
 pub(crate) use spared::Ingress;
-use spared::{Sparing, Teller};
+use spared::{Made, Sparing, Teller};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -71,6 +71,8 @@ struct Guarded {
     /// All sockets on it were bound with SO_REUSEPORT.
     reuseport: bool,
     v6only: bool,
+    /// Connects that have shared it, up to as many as make it busy.
+    connects: u8,
 }
 
 /// What a socket allows others that are bound to its address.
@@ -217,7 +219,7 @@ impl Ports {
             Some(at) => at,
             None => {
                 let reservation = devices.reserve(addr, request.v6only, request.device.as_deref())?;
-                inner.put(devices, &request, reservation, false)?
+                inner.put(devices, &request, reservation.into(), false)?
             }
         };
         inner.add_user(at);
@@ -229,7 +231,7 @@ impl Ports {
         let mut inner = self.lock();
         let at = match inner.join(request)? {
             Some(at) => at,
-            None => inner.put(devices, request, reservation, false)?,
+            None => inner.put(devices, request, reservation.into(), false)?,
         };
         inner.add_user(at);
         Ok(())
@@ -308,14 +310,17 @@ impl Ports {
 
     /// The stack has ended: the kernel answers for all ports again.
     pub(crate) fn abandon(&self) {
-        self.stock.close();
+        let held_stock = self.stock.close();
         let mut inner = self.lock();
         let gone = std::mem::take(&mut inner.guards);
         inner.clients.clear();
         inner.idle.clear();
         inner.on_port.clear();
         drop(inner);
+        drop(held_stock);
         self.give_back(gone.into_values());
+        // What was in stock, too.
+        self.teller.settle();
     }
 }
 
@@ -395,14 +400,9 @@ impl Inner {
     }
 
     /// Puts a new guard into the tables, without a user yet.
-    fn put(
-        &mut self,
-        devices: &Devices,
-        request: &Bind,
-        reservation: Reservation,
-        client: bool,
-    ) -> io::Result<SocketAddr> {
+    fn put(&mut self, devices: &Devices, request: &Bind, made: Made, client: bool) -> io::Result<SocketAddr> {
         let &Bind { addr, v6only, reuse, .. } = request;
+        let Made { spared, reservation } = made;
         if reservation.is_shared() && !reuse.addr {
             // The kernel still has connections there.
             return Err(error::os(error::EADDRINUSE));
@@ -410,14 +410,15 @@ impl Inner {
         let at = canonical(with_port(addr, reservation.local_addr().port()));
         let (exclusive, reuseport) = (!reuse.addr, reuse.port);
         let guarded = Guarded {
-            spared: None,
-            reservation: Arc::new(reservation),
+            spared,
+            reservation,
             users: 0,
             listener: false,
             client,
             exclusive,
             reuseport,
             v6only,
+            connects: 0,
         };
         *self.on_port.entry(at.port()).or_default() += 1;
         let replaced = self.guards.insert(at, guarded);

@@ -1,7 +1,7 @@
 //! The choice of a client port: one that is guarded already, or a new one.
 
-use super::{Bind, Inner, OWN_RANGE, Ports, Reuse, guard_limit, with_port};
-use crate::device::{Devices, Reservation};
+use super::{Bind, Inner, Made, OWN_RANGE, Ports, Reuse, guard_limit, with_port};
+use crate::device::Devices;
 use crate::error;
 use rawtcp_proto::{FourTuple, Instant};
 use std::io;
@@ -34,13 +34,14 @@ impl Ports {
         }
         let source = with_port(source, 0);
         inner.avoided.expire(now);
-        if let Some(result) = inner.share(source, remote, inner.tries, &mut claim) {
+        if let Some((result, at)) = inner.share(source, remote, inner.tries, &mut claim) {
             inner.tries = MAX_TRIES;
+            inner.note_connect(devices, at, &self.teller);
             return Ok(result);
         }
         inner.tries = (inner.tries / 2).max(MIN_TRIES);
         if inner.guards.len() >= inner.limit {
-            if let Some(result) = inner.share(source, remote, usize::MAX, &mut claim) {
+            if let Some((result, _)) = inner.share(source, remote, usize::MAX, &mut claim) {
                 return Ok(result);
             }
             while inner.guards.len() >= inner.limit {
@@ -56,17 +57,17 @@ impl Ports {
                 Some(port) => with_port(source, port),
                 None => {
                     let shared = inner.share(source, remote, usize::MAX, &mut claim);
-                    return shared.ok_or_else(|| error::os(error::EADDRNOTAVAIL));
+                    return shared.map(|(result, _)| result).ok_or_else(|| error::os(error::EADDRNOTAVAIL));
                 }
             }
         };
-        let reservation = match self.in_stock(inner, devices, now, request) {
-            Some(reservation) => reservation,
-            None => devices.reserve(request, true, None)?,
+        let made = match self.in_stock(inner, devices, now, request) {
+            Some(made) => made,
+            None => devices.reserve(request, true, None)?.into(),
         };
         // Nobody else may listen there; the flags matter for sockets that were bound.
         let reuse = Reuse { addr: true, port: false };
-        let at = inner.put(devices, &Bind { addr: request, v6only: true, reuse, device: None }, reservation, true)?;
+        let at = inner.put(devices, &Bind { addr: request, v6only: true, reuse, device: None }, made, true)?;
         inner.clients.entry(source).or_default().push(at.port());
         match claim(at) {
             Some((result, _)) => {
@@ -83,13 +84,14 @@ impl Ports {
     }
 
     /// A guard for a new port, if one was made in advance.
-    fn in_stock(&self, inner: &Inner, devices: &Devices, now: Instant, source: SocketAddr) -> Option<Reservation> {
+    fn in_stock(&self, inner: &Inner, devices: &Devices, now: Instant, source: SocketAddr) -> Option<Made> {
         if !devices.guards_cost_descriptors() {
             return None;
         }
-        let reservation = self.stock.take(now, source, inner.limit.saturating_sub(inner.guards.len()))?;
+        let room = inner.limit.saturating_sub(inner.guards.len());
+        let made = self.stock.take(now, source, room, || self.sparer(devices, source))?;
         // Whoever began the thread may have been elsewhere.
-        devices.takes(&reservation).is_ok_and(|takes| takes).then_some(reservation)
+        devices.takes(&made.reservation).is_ok_and(|takes| takes).then_some(made)
     }
 
     /// A connect was given up: its four-tuple is left alone for a while.
@@ -100,14 +102,14 @@ impl Ports {
 
 impl Inner {
     /// Takes a four-tuple on a client port that is guarded already, of which at most so many are tried: in the order in
-    /// which this peer's were taken, so that the first is the likeliest to be free again.
+    /// which this peer's were taken, so that the first is the likeliest to be free again. Says also which it is.
     fn share<R>(
         &mut self,
         source: SocketAddr,
         remote: SocketAddr,
         most: usize,
         claim: &mut impl FnMut(SocketAddr) -> Option<(R, bool)>,
-    ) -> Option<R> {
+    ) -> Option<(R, SocketAddr)> {
         let ports = self.clients.get(&source)?;
         let (mut claimed, mut tries) = (None, 0);
         let port = self.chooser.choose_from(source.ip(), remote, ports, |port| {
@@ -122,7 +124,7 @@ impl Inner {
         if let Some(guarded) = self.guards.get_mut(&at) {
             guarded.users += usize::from(!took_over);
         }
-        Some(result)
+        Some((result, at))
     }
 
     /// A port that no guard has, where nobody else knows of ports.

@@ -1,7 +1,7 @@
 //! Ports of which the kernel does not see what comes in by AF_PACKET: it would only drop it, at the guard.
 
-use super::{Guarded, Ports};
-use crate::device::Devices;
+use super::{Guarded, Inner, Ports};
+use crate::device::{Devices, Reservation};
 use rawtcp_io::ingress::{IngressDrop, MAX_ADDED};
 use std::fmt::Debug;
 use std::io;
@@ -40,16 +40,68 @@ impl Ingress for IngressDrop {
     }
 }
 
+/// Connections from one client port, some at once or one after the other, after which it is busy: they have some four packets each.
+const CONNECTS_UNTIL_BUSY: u8 = 16;
+
 /// What comes to these addresses is, or will soon be, dropped behind our sockets, for as long as this lives.
 #[derive(Debug)]
 pub(super) struct Sparing {
-    spared: Arc<Spared>,
+    /// There until the drop, which leaves it to the teller alone: whoever lets go of it last tells the kernel.
+    spared: Option<Arc<Spared>>,
     teller: Teller,
+}
+
+impl Sparing {
+    fn local(&self) -> &[SocketAddr] {
+        self.spared.as_ref().map_or(&[], |spared| spared.local())
+    }
 }
 
 impl Drop for Sparing {
     fn drop(&mut self) {
-        self.teller.release(self.spared.clone());
+        if let Some(spared) = self.spared.take() {
+            self.teller.release(spared);
+        }
+    }
+}
+
+/// A guard, and what the kernel was told for its sake, which goes first.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) spared: Option<Sparing>,
+    pub(super) reservation: Arc<Reservation>,
+}
+
+impl From<Reservation> for Made {
+    fn from(reservation: Reservation) -> Self {
+        Made { spared: None, reservation: Arc::new(reservation) }
+    }
+}
+
+/// How the kernel is spared what comes to client ports whose guards are made in advance: many at once.
+#[derive(Clone, Debug)]
+pub(super) struct Sparer {
+    ingress: Arc<dyn Ingress>,
+    teller: Teller,
+}
+
+impl Sparer {
+    #[cfg(test)]
+    pub(super) fn new(ingress: Arc<dyn Ingress>, teller: &Teller) -> Self {
+        Sparer { ingress, teller: teller.clone() }
+    }
+
+    /// Spares the kernel what comes to these guards, each of one address of this host and together at most [`MAX_ADDED`]; waits
+    /// until it has been told.
+    pub(super) fn spare(&self, all: &mut [Made]) {
+        let mut spared = Vec::new();
+        for made in all.iter_mut().filter(|made| made.reservation.is_wasted_on_kernel()) {
+            let local = vec![made.reservation.local_addr()];
+            let this = Arc::new(Spared::new(self.ingress.clone(), local, made.reservation.clone()));
+            spared.push(this.clone());
+            made.spared = Some(Sparing { spared: Some(this), teller: self.teller.clone() });
+        }
+        self.teller.spare_now(&spared);
     }
 }
 
@@ -65,12 +117,22 @@ impl Ports {
         }
     }
 
+    /// How the kernel is spared what comes to client ports of this address that are yet to be made, if it may be.
+    pub(super) fn sparer(&self, devices: &Devices, source: SocketAddr) -> Option<Sparer> {
+        let ingress = devices.ingress().filter(|_| !self.teller.is_in_vain() && !devices.forwards())?;
+        if addresses(devices, source, true).len() != 1 {
+            return None;
+        }
+        Some(Sparer { ingress: ingress.clone(), teller: self.teller.clone() })
+    }
+
     /// This host's addresses may have changed: one that is another host's by now may be forwarded to.
     pub(crate) fn renew_spared(&self, devices: &Devices) {
         let mut inner = self.lock();
+        self.stock.renew(|source| self.sparer(devices, source));
         for (&at, guarded) in &mut inner.guards {
             // Of all that changes routes, hardly anything changes these.
-            if guarded.spared.as_ref().is_some_and(|old| old.spared.local() != guarded.addresses(devices, at)) {
+            if guarded.spared.as_ref().is_some_and(|old| old.local() != guarded.addresses(devices, at)) {
                 guarded.spared = None;
                 guarded.spare_kernel(devices, at, &self.teller);
             }
@@ -91,15 +153,33 @@ impl Guarded {
         }
         let spared = Arc::new(Spared::new(ingress.clone(), local, self.reservation.clone()));
         teller.spare(spared.clone());
-        self.spared = Some(Sparing { spared, teller: teller.clone() });
+        self.spared = Some(Sparing { spared: Some(spared), teller: teller.clone() });
     }
 
-    /// What the guard covers of this host's addresses.
     fn addresses(&self, devices: &Devices, at: SocketAddr) -> Vec<SocketAddr> {
-        let Some(local) = devices.local() else { return Vec::new() };
-        let covered = local.hosts().iter().filter(|&&ip| covers(at.ip(), self.v6only, ip));
-        covered.map(|&ip| (ip, at.port()).into()).collect()
+        addresses(devices, at, self.v6only)
     }
+}
+
+impl Inner {
+    /// One connection more from a client port, which may become busy by that.
+    pub(super) fn note_connect(&mut self, devices: &Devices, at: SocketAddr, teller: &Teller) {
+        if devices.ingress().is_none() {
+            return;
+        }
+        let Some(guarded) = self.guards.get_mut(&at).filter(|guarded| guarded.spared.is_none()) else { return };
+        guarded.connects = guarded.connects.saturating_add(1);
+        if guarded.connects == CONNECTS_UNTIL_BUSY {
+            guarded.spare_kernel(devices, at, teller);
+        }
+    }
+}
+
+/// What a guard covers of this host's addresses.
+fn addresses(devices: &Devices, at: SocketAddr, v6only: bool) -> Vec<SocketAddr> {
+    let Some(local) = devices.local() else { return Vec::new() };
+    let covered = local.hosts().iter().filter(|&&ip| covers(at.ip(), v6only, ip));
+    covered.map(|&ip| (ip, at.port()).into()).collect()
 }
 
 /// Whether a guard on `guarded` has what comes in by an Ethernet to this address of the host.

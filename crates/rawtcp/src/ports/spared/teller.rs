@@ -3,6 +3,7 @@
 
 use super::Ingress;
 use crate::device::Reservation;
+use rawtcp_io::ingress::MAX_ADDED;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -51,6 +52,21 @@ enum Job {
     Release(Arc<Spared>),
 }
 
+impl Job {
+    /// Whether it is a release, and how many addresses it is about.
+    fn kind(&self) -> (bool, usize) {
+        match self {
+            Job::Spare(spared) => (false, spared.local.len()),
+            Job::Release(spared) => (true, spared.local.len()),
+        }
+    }
+
+    fn into_spared(self) -> Arc<Spared> {
+        let (Job::Spare(spared) | Job::Release(spared)) = self;
+        spared
+    }
+}
+
 /// What is to be told, in order. There are at most two jobs for each guard that was busy.
 #[derive(Debug, Default)]
 struct Queue {
@@ -60,6 +76,22 @@ struct Queue {
     done: u64,
     /// Somebody is at it.
     at_work: bool,
+}
+
+impl Queue {
+    /// The first jobs: as many of one kind as the kernel is told by one message, which costs it more than what is in it. Says
+    /// whether they are releases.
+    fn take(&mut self) -> Option<(bool, Vec<Arc<Spared>>)> {
+        let (release, mut addresses) = self.jobs.front()?.kind();
+        let mut same = 1;
+        while let Some((also, more)) = self.jobs.get(same).map(Job::kind)
+            && also == release
+            && addresses + more <= MAX_ADDED
+        {
+            (same, addresses) = (same + 1, addresses + more);
+        }
+        Some((release, self.jobs.drain(..same).map(Job::into_spared).collect()))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +114,12 @@ impl Teller {
     /// Has the kernel drop what comes there.
     pub(super) fn spare(&self, spared: Arc<Spared>) {
         self.push(Job::Spare(spared));
+    }
+
+    /// Has the kernel drop what comes to all of these, which have one way to it and together at most [`MAX_ADDED`] addresses, and
+    /// waits for it.
+    pub(super) fn spare_now(&self, all: &[Arc<Spared>]) {
+        self.0.spare(all);
     }
 
     /// Has the kernel take it in again, and its guard go then.
@@ -130,12 +168,13 @@ impl Shared {
     fn work(&self, linger: Duration) {
         let mut queue = self.lock();
         loop {
-            while let Some(job) = queue.jobs.pop_front() {
+            while let Some((release, all)) = queue.take() {
                 drop(queue);
-                // Whoever waits for this job must not wait for ever.
-                let _ = catch_unwind(AssertUnwindSafe(|| self.carry_out(job)));
+                let jobs = all.len() as u64;
+                // Whoever waits for these jobs must not wait for ever.
+                let _ = catch_unwind(AssertUnwindSafe(|| if release { self.release(all) } else { self.spare(&all) }));
                 queue = self.lock();
-                queue.done += 1;
+                queue.done += jobs;
                 self.changed.notify_all();
             }
             let waited = self.changed.wait_timeout(queue, linger).unwrap_or_else(PoisonError::into_inner);
@@ -147,23 +186,97 @@ impl Shared {
         }
     }
 
-    fn carry_out(&self, job: Job) {
-        let spared = match job {
-            Job::Spare(spared) => spared,
-            Job::Release(spared) => return drop(spared),
-        };
-        if spared.over.load(Ordering::Relaxed) || self.in_vain.load(Ordering::Relaxed) {
-            return;
-        }
-        spared.told.store(true, Ordering::Relaxed);
-        let (local, table) = (&spared.local, spared.ingress.table());
-        match spared.ingress.add(local) {
-            Ok(()) => tracing::debug!(?local, table, "the kernel is spared what comes to a busy port"),
+    fn spare(&self, all: &[Arc<Spared>]) {
+        let wanted: Vec<&Arc<Spared>> = all.iter().filter(|spared| !spared.over.load(Ordering::Relaxed)).collect();
+        let Some(first) = wanted.first().filter(|_| !self.in_vain.load(Ordering::Relaxed)) else { return };
+        wanted.iter().for_each(|spared| spared.told.store(true, Ordering::Relaxed));
+        let local: Vec<SocketAddr> = wanted.iter().flat_map(|spared| &spared.local).copied().collect();
+        let table = first.ingress.table();
+        match first.ingress.add(&local) {
+            Ok(()) => tracing::debug!(?local, table, "the kernel is spared what comes to busy ports"),
             Err(error) => {
                 // Not permitted, or not known to this kernel. Guards do without.
                 self.in_vain.store(true, Ordering::Relaxed);
-                tracing::debug!(%error, "the kernel drops what comes to a busy port at the guard");
+                tracing::debug!(%error, "the kernel drops what comes to busy ports at the guards");
             }
         }
+    }
+
+    fn release(&self, all: Vec<Arc<Spared>>) {
+        // Of what somebody else still has, he sees to it.
+        let mut gone: Vec<Spared> = all.into_iter().filter_map(Arc::into_inner).collect();
+        let told = gone.iter().filter(|spared| spared.told.load(Ordering::Relaxed));
+        let local: Vec<SocketAddr> = told.flat_map(|spared| &spared.local).copied().collect();
+        if let Some(first) = gone.first().filter(|_| !local.is_empty()) {
+            first.ingress.remove(&local);
+            gone.iter_mut().for_each(|spared| *spared.told.get_mut() = false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::sync::mpsc;
+
+    const MANY: usize = MAX_ADDED + 44;
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A kernel that does nothing before it is let.
+    #[derive(Debug)]
+    struct Gate {
+        begins: mpsc::Sender<()>,
+        may: Mutex<mpsc::Receiver<()>>,
+        told: Mutex<Vec<(&'static str, usize)>>,
+    }
+
+    impl Gate {
+        fn pass(&self, what: &'static str, local: &[SocketAddr]) {
+            // Where nobody hears it or lets it any more the test has failed.
+            let _ = self.begins.send(());
+            let _ = self.may.lock().unwrap().recv();
+            self.told.lock().unwrap().push((what, local.len()));
+        }
+    }
+
+    impl Ingress for Gate {
+        fn add(&self, local: &[SocketAddr]) -> io::Result<()> {
+            self.pass("add", local);
+            Ok(())
+        }
+        fn remove(&self, local: &[SocketAddr]) {
+            self.pass("remove", local);
+        }
+        fn end(&self) {}
+        fn table(&self) -> &str {
+            "gate"
+        }
+    }
+
+    #[test]
+    fn what_has_gathered_is_told_at_once() {
+        let ((lets, may), (begins, has_begun)) = (mpsc::channel(), mpsc::channel());
+        let gate = Arc::new(Gate { begins, may: Mutex::new(may), told: Mutex::default() });
+        let teller = Teller::default();
+        let spared = |port: usize| {
+            let local = SocketAddr::from(([10, 0, 0, 1], port as u16));
+            Arc::new(Spared::new(gate.clone(), vec![local], Arc::new(Reservation::Own(local))))
+        };
+        let all: Vec<_> = (0..=MANY).map(spared).collect();
+        teller.spare(all[0].clone());
+        has_begun.recv_timeout(PATIENCE).unwrap();
+        all[1..].iter().for_each(|spared| teller.spare(spared.clone()));
+        (0..3).for_each(|_| lets.send(()).unwrap());
+        assert!(teller.settle());
+        assert_eq!(*gate.told.lock().unwrap(), [("add", 1), ("add", MAX_ADDED), ("add", MANY - MAX_ADDED)]);
+        gate.told.lock().unwrap().clear();
+        // How many of them the thread finds at first is chance.
+        all.into_iter().for_each(|spared| teller.release(spared));
+        (0..3).for_each(|_| lets.send(()).unwrap());
+        teller.settle();
+        let told = gate.told.lock().unwrap().clone();
+        assert!(told.len() <= 3 && told.iter().all(|&(what, _)| what == "remove"), "{told:?}");
+        assert_eq!(told.iter().map(|(_, addresses)| addresses).sum::<usize>(), MANY + 1);
     }
 }
