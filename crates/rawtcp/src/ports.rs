@@ -34,7 +34,7 @@ const MAX_STALE: usize = 16;
 /// a millisecond, so of more ports they get a rough superset, which a new port seldom changes.
 const MAX_EXACT: usize = 32;
 
-/// Of more client ports than that whole blocks are let through, of which Linux's range for them has seven: the kernel gives them
+/// Of more client ports than that all of Linux's range for them are let through, and outside of it whole blocks: the kernel gives them
 /// out at random, and another block costs another program.
 const ROUGH_BLOCK: u16 = 4096;
 
@@ -439,16 +439,23 @@ impl Inner {
     }
 
     fn refilter(&mut self, devices: &Devices) -> io::Result<()> {
-        let mut ports: Vec<u16> = self.on_port.keys().copied().collect();
-        // A set takes them best in their order.
-        ports.sort_unstable();
-        let mut filter: PortSet = ports.into_iter().collect();
-        if self.on_port.len() > MAX_EXACT {
-            self.clients.values().flatten().for_each(|&port| {
+        let mut filter = PortSet::new();
+        let is_rough = self.on_port.len() > MAX_EXACT;
+        if is_rough {
+            for &port in self.clients.values().flatten().filter(|port| !OWN_RANGE.contains(port)) {
                 // Below, servers of other programs would be in it.
                 let within = if port < OWN_RANGE.start { 0xff } else { ROUGH_BLOCK - 1 };
                 filter.insert_range(port & !within..=port | within);
-            });
+            }
+            if self.clients.values().flatten().any(|port| OWN_RANGE.contains(port)) {
+                filter.insert_range(OWN_RANGE.start..=OWN_RANGE.end - 1);
+            }
+        }
+        let mut ports: Vec<u16> = self.on_port.keys().copied().collect();
+        // A set takes them best in their order.
+        ports.sort_unstable();
+        filter.extend(ports);
+        if is_rough {
             filter = filter.coarsened(ROUGH_RANGES);
         }
         // Until it is known to be so everywhere, every new port is reason to try again.

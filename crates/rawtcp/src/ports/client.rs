@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 pub(super) const MAX_TRIES: usize = 64;
 
 /// So many after others have found none: where each connection leaves its port in TIME-WAIT, hardly one is free.
-pub(super) const MIN_TRIES: usize = 2;
+pub(super) const MIN_TRIES: usize = 1;
 
 impl Ports {
     /// Finds a port from which `remote` can be reached. `claim` takes the four-tuple that a local
