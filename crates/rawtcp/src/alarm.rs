@@ -5,7 +5,6 @@ use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, lock}
 use crate::timers::{TimerKey, Timers};
 use rawtcp_io::timer::TimerFd;
 use rawtcp_proto::Instant;
-use std::time::Duration;
 
 /// What a deadline is for.
 #[derive(Clone, Debug)]
@@ -56,13 +55,6 @@ impl Alarm {
     pub(crate) fn is_due(&self, now: impl FnOnce() -> Instant) -> bool {
         let first = self.first.load(Ordering::Relaxed);
         first != NEVER && first <= now().as_nanos()
-    }
-
-    /// Whether the first deadline has come, and no longer ago than this.
-    pub(crate) fn came_within(&self, last: Duration, now: Instant) -> bool {
-        let first = self.first.load(Ordering::Relaxed);
-        let now = now.as_nanos();
-        first <= now && now - first <= last.as_nanos() as u64
     }
 
     /// The descriptor that becomes readable when the first deadline comes; `None`: sleep until then.
@@ -143,6 +135,7 @@ mod tests {
     use super::*;
     use rawtcp_io::wait::{Interest, poll};
     use std::os::fd::AsFd;
+    use std::time::Duration;
 
     fn rings(alarm: &Alarm) -> bool {
         let mut entries = [Interest::readable(alarm.fd().unwrap().as_fd())];
@@ -157,8 +150,6 @@ mod tests {
         let (past, now, future) = (Instant::from_nanos(5), Instant::from_nanos(9), Instant::from_nanos(u64::MAX / 2));
         assert!(!alarm.is_due(|| unreachable!("nothing is armed")));
         assert!(!alarm.arm(first, past) && !alarm.arm(second, future));
-        let within = |nanos| alarm.came_within(Duration::from_nanos(nanos), now);
-        assert!(within(4) && !within(3) && !alarm.came_within(Duration::MAX, Instant::from_nanos(4)));
         assert!(alarm.is_due(|| now) && !alarm.is_due(|| Instant::from_nanos(4)) && rings(&alarm));
         let mut due = Vec::new();
         alarm.pop_due(now, 8, &mut due);

@@ -18,7 +18,6 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Sleep;
 
 /// Rounds over all sources before the task yields.
@@ -29,9 +28,6 @@ const TURN: Duration = Duration::from_millis(1);
 
 /// Nor after so many bytes: whoever reads them finds them in the cache still.
 const TURN_BYTES: u64 = 512 << 10;
-
-/// How long after a deadline what the reactor told with it is news of all that came before it.
-const FRESH: Duration = Duration::from_micros(200);
 
 /// How soon to look again at a device that cannot be waited for: there is no descriptor left.
 const LOOK: Duration = Duration::from_millis(1);
@@ -100,7 +96,6 @@ impl Watched {
         }
         match self.fd.poll_read_ready(&mut Context::from_waker(&self.place.waker)) {
             Poll::Ready(Ok(guard)) => Some(guard),
-            // An error is that of a reactor which has gone: the driver goes with its runtime.
             _ => {
                 self.place.called = false;
                 None
@@ -152,8 +147,6 @@ pub(crate) struct Rounds {
     /// Its devices, and how each is waited for.
     sources: Vec<(usize, Source)>,
     timer: Timer,
-    /// The reactor is asked on the thread of the driver's turns.
-    own_reactor: bool,
     /// News of the network around us.
     news: Option<Watched>,
     /// Rounds in which deadlines have waited for what came before them.
@@ -192,9 +185,7 @@ impl Rounds {
         let network = host.devices.network().filter(|_| first);
         let news = network.map(|network| Watched::new(network.news(), place())).transpose()?;
         let engine = Engine::new(host.clone(), driver);
-        // On several threads a turn may begin while another is telling what the reactor has said.
-        let own_reactor = Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
-        Ok(Rounds { engine, driver, sources, timer, own_reactor, news, held_up: 0, ending: false, at_work: false })
+        Ok(Rounds { engine, driver, sources, timer, news, held_up: 0, ending: false, at_work: false })
     }
 
     /// Takes what a device has received, one batch, if it has called. Says whether there may be more of it.
@@ -279,27 +270,10 @@ impl Rounds {
         true
     }
 
-    /// Whether the reactor, which has just told of the first deadline, has told of all that came before it, and that has been taken:
-    /// then no device need be asked.
-    fn has_heard_of_all(&self) -> bool {
-        let host = self.engine.host();
-        let asleep = |source: &Source| match source {
-            Source::Fd { readable, .. } => !readable.place.called,
-            Source::Slot(place) => !place.called,
-        };
-        self.own_reactor
-            && self.sources.iter().all(|(_, source)| asleep(source))
-            && host.alarm.came_within(FRESH, host.clock.now())
-    }
-
     /// Whether deadlines may be served: once all that came before them has been taken, also if the reactor has not told of it yet.
     /// An acknowledgment counts before the probe that would ask for it. A queue that is never empty holds them up for some rounds
-    /// only. `rang`: it is the reactor that has told of the deadline.
-    fn has_caught_up(&mut self, rang: bool) -> bool {
-        if rang && self.has_heard_of_all() {
-            self.held_up = 0;
-            return true;
-        }
+    /// only.
+    fn has_caught_up(&mut self) -> bool {
         let mut all = true;
         for (at, _) in &self.sources {
             // An error is met again by whoever waits for the device.
@@ -333,7 +307,7 @@ impl Rounds {
                     || look.is_some_and(|look| {
                         host.alarm.is_due(|| if look == Look::Stamp { engine.now } else { host.clock.now() })
                     });
-                if serve && self.has_caught_up(rang) {
+                if serve && self.has_caught_up() {
                     self.engine.timers();
                     self.engine.host().alarm.next();
                 }
@@ -345,7 +319,7 @@ impl Rounds {
                     return false;
                 };
                 if at <= engine.host().clock.now() {
-                    if self.has_caught_up(false) {
+                    if self.has_caught_up() {
                         self.engine.timers();
                     }
                     return true;
@@ -371,7 +345,7 @@ impl Rounds {
         if driver == 0 || !self.engine.host().posts[driver].has_due() {
             return false;
         }
-        if self.has_caught_up(false) {
+        if self.has_caught_up() {
             self.engine.due_for(driver);
         }
         true
