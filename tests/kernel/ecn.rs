@@ -110,6 +110,12 @@ fn run(ip: IpAddr, we_ask: bool, kernel_mode: &str) -> Result<Seen, Box<dyn std:
     Ok(Seen { ours, kernels, info })
 }
 
+/// Whether two segments have some of their text in common.
+fn overlap(one: &TcpSegment, other: &TcpSegment) -> bool {
+    let begins_in = |a: &TcpSegment, b: &TcpSegment| (a.seq.wrapping_sub(b.seq) as usize) < b.payload_len;
+    one.payload_len > 0 && other.payload_len > 0 && (begins_in(one, other) || begins_in(other, one))
+}
+
 fn both_reduce(ip: IpAddr, we_ask: bool) -> Outcome {
     let Seen { ours, kernels, info } = run(ip, we_ask, "1")?;
     let has = |s: &TcpSegment, flag: u8| s.flags.0 & flag != 0;
@@ -117,15 +123,14 @@ fn both_reduce(ip: IpAddr, we_ask: bool) -> Outcome {
     // Marks took the place of losses.
     assert_eq!((info.total_retrans, info.timeouts), (0, 0), "{info:?}");
     for (who, sent) in [("we", &ours), ("the kernel", &kernels)] {
-        let mut end = None;
+        let mut seen: Vec<&TcpSegment> = Vec::new();
         for s in sent {
-            // RFC 3168 §6.1.5: nor is what is sent again, as the kernel's probes are on a machine that is kept from running.
-            let again = end.is_some_and(|end| (s.seq.wrapping_sub(end) as i32) < 0);
+            // RFC 3168 §6.1.5: nor is what is sent again, as the kernel's probes are on a machine that is kept from running. What
+            // another processor has sent may overtake, so that it is not enough to begin before the end of something else.
+            let again = seen.iter().any(|before| overlap(before, s));
             let expected = if s.flags.syn() || s.payload_len == 0 || again { 0..=0 } else { 2..=3 };
             assert!(expected.contains(&s.ecn), "{who}: {s:?}");
-            if !again {
-                end = Some(s.seq.wrapping_add(s.payload_len as u32 + u32::from(s.flags.syn())));
-            }
+            seen.push(s);
         }
         // Each was told of marks, said that it had reduced, and told the other of the other's.
         let cwr = sent.iter().filter(|s| !s.flags.syn() && has(s, CWR)).count();
