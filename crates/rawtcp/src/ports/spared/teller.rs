@@ -264,11 +264,14 @@ mod tests {
             Arc::new(Spared::new(gate.clone(), vec![local], Arc::new(Reservation::Own(local))))
         };
         let all: Vec<_> = (0..=MANY).map(spared).collect();
+        // Dropped before them: should this fail, they wait for nobody.
+        let lets = lets;
         teller.spare(all[0].clone());
         has_begun.recv_timeout(PATIENCE).unwrap();
         all[1..].iter().for_each(|spared| teller.spare(spared.clone()));
         (0..3).for_each(|_| lets.send(()).unwrap());
-        assert!(teller.settle());
+        // Whether there is still something to wait for is chance.
+        teller.settle();
         assert_eq!(*gate.told.lock().unwrap(), [("add", 1), ("add", MAX_ADDED), ("add", MANY - MAX_ADDED)]);
         gate.told.lock().unwrap().clear();
         // How many of them the thread finds at first is chance.
