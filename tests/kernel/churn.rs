@@ -21,7 +21,14 @@ tests!(
 );
 
 const PORT: u16 = 4600;
-const ROUNDS: u32 = 10_000;
+const ROUNDS: u16 = 10_000;
+
+/// Ports of a server: what to one of them is in TIME-WAIT may be taken for another. With one port each connection had a guard of its
+/// own, until a TIME-WAIT is a second old, and those of all tests of a process together may be more than it may have open.
+const PORTS: u16 = 50;
+
+/// Guards that one client needs for `ROUNDS` connections to `PORTS` ports.
+const MOST_GUARDS: usize = 1000;
 
 /// A lost wakeup would be hidden by any timer that fires soon: all of them are made to wait.
 fn patient_stack() -> std::io::Result<Stack> {
@@ -53,14 +60,16 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> std::io::Re
 }
 
 /// `ROUNDS` connections, none of which takes a second.
-async fn ping(stack: Stack, to: SocketAddr) -> Outcome {
+async fn ping(stack: Stack, to: IpAddr) -> Outcome {
     for round in 0..ROUNDS {
         let start = Instant::now();
-        let stream = soon("connect", stack.connect(to)).await?;
+        let stream = soon("connect", stack.connect((to, PORT + round % PORTS))).await?;
         soon("the exchange", one_byte_each_way(stream)).await?;
         let took = start.elapsed();
         assert!(took < Duration::from_secs(1), "round {round} took {took:?}: a lost wakeup; {:?}", stack.stats());
     }
+    let guards = stack.stats().guards;
+    assert!(guards <= MOST_GUARDS, "{guards} guards");
     Ok(())
 }
 
@@ -68,26 +77,24 @@ fn with_ourselves(workers: usize) -> Outcome {
     let host = Namespace::new("host")?;
     let task: Task<Outcome> = host.spawn_tokio_threads(workers, || async {
         let stack = patient_stack()?;
-        let listener = stack.bind(("127.0.0.1", PORT)).await?;
-        let server = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await?;
-                tokio::spawn(answer(stream));
-            }
-            #[allow(unreachable_code)]
-            std::io::Result::Ok(())
-        });
-        tokio::spawn(ping(stack.clone(), ([127, 0, 0, 1], PORT).into())).await??;
-        server.abort();
-        Ok(())
+        let mut servers = tokio::task::JoinSet::new();
+        for i in 0..PORTS {
+            let listener = stack.bind(("127.0.0.1", PORT + i)).await?;
+            servers.spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(answer(stream));
+                }
+            });
+        }
+        tokio::spawn(ping(stack.clone(), [127, 0, 0, 1].into())).await?
     });
     task.join()
 }
 
 fn with_the_kernel(workers: usize) -> Outcome {
-    against_the_kernel(workers, || async {
+    against_the_kernel(workers, PORTS, || async {
         let stack = patient_stack()?;
-        tokio::spawn(ping(stack.clone(), addr(SERVER_V4, PORT))).await??;
+        tokio::spawn(ping(stack.clone(), SERVER_V4)).await??;
         assert_kernel_sent_no_reset()
     })
 }
@@ -95,7 +102,7 @@ fn with_the_kernel(workers: usize) -> Outcome {
 /// A stack is most fragile when it is new: filters are attached, devices registered, the driver spawned, and the
 /// first answer is already on its way.
 fn the_first_connection_of_many_stacks() -> Outcome {
-    against_the_kernel(2, || async {
+    against_the_kernel(2, 1, || async {
         for round in 0..300 {
             let stack = patient_stack()?;
             let start = Instant::now();
@@ -112,33 +119,40 @@ fn the_first_connection_of_many_stacks() -> Outcome {
     })
 }
 
-fn against_the_kernel<F>(workers: usize, client: impl FnOnce() -> F + Send + 'static) -> Outcome
-where
-    F: Future<Output = Outcome>,
-{
+/// A client against a kernel server that listens on so many ports and answers each connection.
+fn beside_the_kernel(ports: u16, client: impl FnOnce(&Pair) -> Outcome) -> Outcome {
     let pair = Pair::new()?;
     let (ready, is_ready) = std::sync::mpsc::channel();
     let (done, is_done) = tokio::sync::oneshot::channel::<()>();
     let server = pair.server.spawn_tokio(move || async move {
-        let listener = crate::common::kernel_listener(addr(SERVER_V4, PORT)).await?;
+        let mut servers = tokio::task::JoinSet::new();
+        for i in 0..ports {
+            let listener = crate::common::kernel_listener(addr(SERVER_V4, PORT + i)).await?;
+            servers.spawn(async move {
+                loop {
+                    let (stream, _) = listener.accept().await?;
+                    tokio::spawn(answer(stream));
+                }
+            });
+        }
         ready.send(())?;
-        let serve = async {
-            loop {
-                let (stream, _) = listener.accept().await?;
-                tokio::spawn(answer(stream));
-            }
-        };
         tokio::select! {
-            result = serve => result,
+            Some(result) = servers.join_next() => result?,
             _ = is_done => Outcome::Ok(()),
         }
     });
     let server = once_told(&is_ready, server)?;
-    let client: Task<Outcome> = pair.client.spawn_tokio_threads(workers, client);
-    let result = client.join();
+    let result = client(&pair);
     let _ = done.send(());
     server.join()?;
     result
+}
+
+fn against_the_kernel<F>(workers: usize, ports: u16, client: impl FnOnce() -> F + Send + 'static) -> Outcome
+where
+    F: Future<Output = Outcome>,
+{
+    beside_the_kernel(ports, |pair| pair.client.spawn_tokio_threads(workers, client).join())
 }
 
 fn ping_pong_with_ourselves_one_worker() -> Outcome {
@@ -159,31 +173,12 @@ fn ping_pong_with_the_kernel_two_workers() -> Outcome {
 
 /// 10,000 connects to one address and port at 500 a second, we close first, 1,024 descriptors.
 fn connects_to_one_port_reuse_time_wait() -> Outcome {
-    let pair = Pair::new()?;
-    let (ready, is_ready) = std::sync::mpsc::channel();
-    let (done, is_done) = tokio::sync::oneshot::channel::<()>();
-    let server = pair.server.spawn_tokio(move || async move {
-        let listener = crate::common::kernel_listener(addr(SERVER_V4, PORT)).await?;
-        ready.send(())?;
-        let serve = async {
-            loop {
-                let (stream, _) = listener.accept().await?;
-                tokio::spawn(answer(stream));
-            }
-        };
-        tokio::select! {
-            result = serve => result,
-            _ = is_done => Outcome::Ok(()),
-        }
-    });
-    let server = once_told(&is_ready, server)?;
-    // In a process of its own: the limit of descriptors is the process's.
-    let mut client = pair.client.start(&mut role(&format!("reconnect {}", addr(SERVER_V4, PORT)))?)?;
-    let status = client.wait()?;
-    let _ = done.send(());
-    server.join()?;
-    assert!(status.success());
-    Ok(())
+    beside_the_kernel(1, |pair| {
+        // In a process of its own: the limit of descriptors is the process's.
+        let mut client = pair.client.start(&mut role(&format!("reconnect {}", addr(SERVER_V4, PORT)))?)?;
+        assert!(client.wait()?.success());
+        Ok(())
+    })
 }
 
 /// The role of a child: 10,000 connects at 500 a second, with 1,024 descriptors.
@@ -212,24 +207,7 @@ pub(crate) fn reconnect(to: &str) -> Outcome {
 fn connections_to_many_ports_share_guards() -> Outcome {
     const PORTS: u16 = 100;
     const EACH: usize = 50;
-    let pair = Pair::new()?;
-    let (ready, is_ready) = std::sync::mpsc::channel();
-    let (done, is_done) = tokio::sync::oneshot::channel::<()>();
-    let server = pair.server.spawn_tokio(move || async move {
-        for i in 0..PORTS {
-            let listener = crate::common::kernel_listener(addr(SERVER_V4, PORT + i)).await?;
-            tokio::spawn(async move {
-                while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(answer(stream));
-                }
-            });
-        }
-        ready.send(())?;
-        let _ = is_done.await;
-        Outcome::Ok(())
-    });
-    let server = once_told(&is_ready, server)?;
-    let client: Task<Outcome> = pair.client.spawn_tokio(|| async {
+    against_the_kernel(1, PORTS, || async {
         let stack = builder().build()?;
         let ip: IpAddr = SERVER_V4;
         let mut streams = Vec::new();
@@ -242,9 +220,5 @@ fn connections_to_many_ports_share_guards() -> Outcome {
         assert!(guards <= 200, "{guards} guards for {} connections", streams.len());
         soon("exchanges", futures::future::try_join_all(streams.into_iter().map(one_byte_each_way))).await?;
         Ok(())
-    });
-    let result = client.join();
-    let _ = done.send(());
-    server.join()?;
-    result
+    })
 }
