@@ -38,7 +38,7 @@ tests!(
 pub(crate) const PORT: u16 = 4800;
 
 /// Between two looks at what happens elsewhere.
-pub(crate) const A_WHILE: Duration = Duration::from_millis(5);
+const A_WHILE: Duration = Duration::from_millis(5);
 
 const ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 

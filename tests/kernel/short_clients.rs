@@ -1,9 +1,8 @@
-//! Of client ports the kernel is spared what comes although each connection is short: of those that serve many, and of those whose
-//! guards are made in advance.
+//! Of client ports that serve many connections the kernel is spared what comes, although each connection is short.
 
 use crate::common::{Outcome, addr, kernel_listener, soon};
 use crate::ingress::there;
-use crate::ingress::{A_WHILE, ENOUGH, PORT, nothing_is_left, on_the_server, packet, rules, seen_by_the_kernel};
+use crate::ingress::{ENOUGH, PORT, nothing_is_left, on_the_server, packet, rules, seen_by_the_kernel};
 use crate::tests;
 use rawtcp::Stack;
 use rawtcp_lab::netns::Namespace;
@@ -14,15 +13,10 @@ use std::net::{IpAddr, SocketAddr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
-tests!(a_client_port_of_many_connections_is_busy_too, client_ports_made_in_advance_are_spared);
+tests!(a_client_port_of_many_connections_is_busy_too);
 
-/// The kernel serves on the peer until that is over: of each connection a byte and the end of it, and it closes first or last.
-async fn serves_short_ones(
-    peer: &Namespace,
-    ready: oneshot::Sender<()>,
-    mut over: oneshot::Receiver<()>,
-    closes_first: bool,
-) -> Outcome {
+/// The kernel serves on the peer until that is over: of each connection a byte and the end of it, and it closes first.
+async fn serves_short_ones(peer: &Namespace, ready: oneshot::Sender<()>, mut over: oneshot::Receiver<()>) -> Outcome {
     there(peer, move || async move {
         let listener = kernel_listener(addr(CLIENT_V4, PORT)).await?;
         let _ = ready.send(());
@@ -33,9 +27,7 @@ async fn serves_short_ones(
             };
             tokio::spawn(async move {
                 stream.read_exact(&mut [0]).await?;
-                if closes_first {
-                    stream.shutdown().await?;
-                }
+                stream.shutdown().await?;
                 stream.read(&mut [0]).await
             });
         }
@@ -44,18 +36,15 @@ async fn serves_short_ones(
 }
 
 /// A connection with a byte; says from where it was.
-async fn short_one(stack: &Stack, closes_first: bool) -> io::Result<SocketAddr> {
+async fn short_one(stack: &Stack) -> io::Result<SocketAddr> {
     let mut stream = soon("connect", stack.connect(addr(CLIENT_V4, PORT))).await?;
     stream.write_all(b"?").await?;
-    if closes_first {
-        stream.shutdown().await?;
-    }
     assert_eq!(soon("the end", stream.read(&mut [0])).await?, 0);
     stream.local_addr()
 }
 
 /// Does this against a kernel that serves short connections.
-async fn against_short_ones(pair: &Pair, kernel_closes: bool, test: impl AsyncFnOnce(&Stack) -> Outcome) -> Outcome {
+async fn against_short_ones(pair: &Pair, test: impl AsyncFnOnce(&Stack) -> Outcome) -> Outcome {
     // Ports of a host that forwards are not spared.
     pair.server.set_sysctl("net.ipv4.ip_forward", "0")?;
     pair.server.set_sysctl("net.ipv6.conf.all.forwarding", "0")?;
@@ -67,8 +56,7 @@ async fn against_short_ones(pair: &Pair, kernel_closes: bool, test: impl AsyncFn
         drop(ends);
         asked
     };
-    let (served, asked) =
-        futures::future::join(serves_short_ones(&pair.client, ready, over, kernel_closes), asking).await;
+    let (served, asked) = futures::future::join(serves_short_ones(&pair.client, ready, over), asking).await;
     asked.and(served)?;
     stack.close().await;
     nothing_is_left().await
@@ -77,11 +65,11 @@ async fn against_short_ones(pair: &Pair, kernel_closes: bool, test: impl AsyncFn
 /// Each of its connections is too short to count.
 fn a_client_port_of_many_connections_is_busy_too() -> Outcome {
     on_the_server(|pair| async move {
-        against_short_ones(&pair, true, async |stack| {
+        against_short_ones(&pair, async |stack| {
             soon("a busy port", async {
                 for i in 1.. {
                     // More than one takes part where an end of a connection is late.
-                    let port = short_one(stack, false).await?.port();
+                    let port = short_one(stack).await?.port();
                     if i % ENOUGH == 0 && spared_ports(SERVER_V4)?.contains(&port) {
                         break;
                     }
@@ -92,7 +80,7 @@ fn a_client_port_of_many_connections_is_busy_too() -> Outcome {
             let before = seen_by_the_kernel()?;
             let mut ports = Vec::new();
             for _ in 0..ENOUGH {
-                ports.push(short_one(stack, false).await?.port());
+                ports.push(short_one(stack).await?.port());
             }
             let seen = seen_by_the_kernel()? - before;
             let spared = spared_ports(SERVER_V4)?;
@@ -110,42 +98,4 @@ fn spared_ports(ip: IpAddr) -> io::Result<HashSet<u16>> {
     let (rules, entry) = (rules()?, format!("{ip} . "));
     let ports = rules.split(&entry).skip(1).map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
     Ok(ports.flatten().filter_map(|port| port.parse().ok()).collect())
-}
-
-/// Who needs one new port after the other has them spared before their first packet, and what is left over is given back.
-fn client_ports_made_in_advance_are_spared() -> Outcome {
-    on_the_server(|pair| async move {
-        against_short_ones(&pair, false, async |stack| {
-            let mut used = HashSet::new();
-            soon("guards in advance", async {
-                loop {
-                    let before = seen_by_the_kernel()?;
-                    let mut locals = HashSet::new();
-                    for _ in 0..64 {
-                        locals.insert(short_one(stack, true).await?.port());
-                    }
-                    let seen = seen_by_the_kernel()? - before;
-                    used.extend(&locals);
-                    // Where the thread was slow, connects have made their own.
-                    let others = locals.difference(&spared_ports(SERVER_V4)?).count() as u64;
-                    if others < 32 {
-                        assert!(
-                            seen < 10 + 10 * others,
-                            "the kernel saw {seen} of 64, of which {others} were not spared"
-                        );
-                        return Outcome::Ok(());
-                    }
-                }
-            })
-            .await?;
-            soon("the end of the stock", async {
-                while !spared_ports(SERVER_V4)?.is_subset(&used) {
-                    tokio::time::sleep(A_WHILE).await;
-                }
-                Outcome::Ok(())
-            })
-            .await
-        })
-        .await
-    })
 }

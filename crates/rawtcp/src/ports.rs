@@ -18,7 +18,7 @@ use rawtcp_io::PortSet;
 use rawtcp_proto::FourTuple;
 use rawtcp_proto::stack::PortChooser;
 pub(crate) use spared::Ingress;
-use spared::{Made, Sparing, Teller};
+use spared::{Sparing, Teller};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -219,7 +219,7 @@ impl Ports {
             Some(at) => at,
             None => {
                 let reservation = devices.reserve(addr, request.v6only, request.device.as_deref())?;
-                inner.put(devices, &request, reservation.into(), false)?
+                inner.put(devices, &request, reservation, false)?
             }
         };
         inner.add_user(at);
@@ -231,7 +231,7 @@ impl Ports {
         let mut inner = self.lock();
         let at = match inner.join(request)? {
             Some(at) => at,
-            None => inner.put(devices, request, reservation.into(), false)?,
+            None => inner.put(devices, request, reservation, false)?,
         };
         inner.add_user(at);
         Ok(())
@@ -275,16 +275,10 @@ impl Ports {
             }
             inner.release(devices, local)
         };
-        self.give_back(freed);
-    }
-
-    /// Closes sockets, whose ports are anybody's when this returns.
-    fn give_back(&self, freed: impl IntoIterator<Item = Guarded>) {
-        let mut spared = false;
-        for guarded in freed {
-            spared |= guarded.spared.is_some();
-        }
+        let spared = freed.as_ref().is_some_and(|guarded| guarded.spared.is_some());
+        drop(freed);
         if spared {
+            // The port is anybody's when this returns.
             self.teller.settle();
         }
     }
@@ -310,16 +304,15 @@ impl Ports {
 
     /// The stack has ended: the kernel answers for all ports again.
     pub(crate) fn abandon(&self) {
-        let held_stock = self.stock.close();
+        self.stock.close();
         let mut inner = self.lock();
         let gone = std::mem::take(&mut inner.guards);
         inner.clients.clear();
         inner.idle.clear();
         inner.on_port.clear();
         drop(inner);
-        drop(held_stock);
-        self.give_back(gone.into_values());
-        // What was in stock, too.
+        drop(gone);
+        // Waits also for what the driver has given back.
         self.teller.settle();
     }
 }
@@ -400,9 +393,14 @@ impl Inner {
     }
 
     /// Puts a new guard into the tables, without a user yet.
-    fn put(&mut self, devices: &Devices, request: &Bind, made: Made, client: bool) -> io::Result<SocketAddr> {
+    fn put(
+        &mut self,
+        devices: &Devices,
+        request: &Bind,
+        reservation: Reservation,
+        client: bool,
+    ) -> io::Result<SocketAddr> {
         let &Bind { addr, v6only, reuse, .. } = request;
-        let Made { spared, reservation } = made;
         if reservation.is_shared() && !reuse.addr {
             // The kernel still has connections there.
             return Err(error::os(error::EADDRINUSE));
@@ -410,8 +408,8 @@ impl Inner {
         let at = canonical(with_port(addr, reservation.local_addr().port()));
         let (exclusive, reuseport) = (!reuse.addr, reuse.port);
         let guarded = Guarded {
-            spared,
-            reservation,
+            spared: None,
+            reservation: Arc::new(reservation),
             users: 0,
             listener: false,
             client,

@@ -1,7 +1,7 @@
 //! The choice of a client port: one that is guarded already, or a new one.
 
-use super::{Bind, Inner, Made, OWN_RANGE, Ports, Reuse, guard_limit, with_port};
-use crate::device::Devices;
+use super::{Bind, Inner, OWN_RANGE, Ports, Reuse, guard_limit, with_port};
+use crate::device::{Devices, Reservation};
 use crate::error;
 use rawtcp_proto::{FourTuple, Instant};
 use std::io;
@@ -61,13 +61,13 @@ impl Ports {
                 }
             }
         };
-        let made = match self.in_stock(inner, devices, now, request) {
-            Some(made) => made,
-            None => devices.reserve(request, true, None)?.into(),
+        let reservation = match self.in_stock(inner, devices, now, request) {
+            Some(reservation) => reservation,
+            None => devices.reserve(request, true, None)?,
         };
         // Nobody else may listen there; the flags matter for sockets that were bound.
         let reuse = Reuse { addr: true, port: false };
-        let at = inner.put(devices, &Bind { addr: request, v6only: true, reuse, device: None }, made, true)?;
+        let at = inner.put(devices, &Bind { addr: request, v6only: true, reuse, device: None }, reservation, true)?;
         inner.clients.entry(source).or_default().push(at.port());
         match claim(at) {
             Some((result, _)) => {
@@ -84,14 +84,14 @@ impl Ports {
     }
 
     /// A guard for a new port, if one was made in advance.
-    fn in_stock(&self, inner: &Inner, devices: &Devices, now: Instant, source: SocketAddr) -> Option<Made> {
+    fn in_stock(&self, inner: &Inner, devices: &Devices, now: Instant, source: SocketAddr) -> Option<Reservation> {
         if !devices.guards_cost_descriptors() {
             return None;
         }
         let room = inner.limit.saturating_sub(inner.guards.len());
-        let made = self.stock.take(now, source, room, || self.sparer(devices, source))?;
+        let reservation = self.stock.take(now, source, room)?;
         // Whoever began the thread may have been elsewhere.
-        devices.takes(&made.reservation).is_ok_and(|takes| takes).then_some(made)
+        devices.takes(&reservation).is_ok_and(|takes| takes).then_some(reservation)
     }
 
     /// A connect was given up: its four-tuple is left alone for a while.

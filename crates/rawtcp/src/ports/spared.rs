@@ -1,7 +1,7 @@
 //! Ports of which the kernel does not see what comes in by AF_PACKET: it would only drop it, at the guard.
 
 use super::{Guarded, Inner, Ports};
-use crate::device::{Devices, Reservation};
+use crate::device::Devices;
 use rawtcp_io::ingress::{IngressDrop, MAX_ADDED};
 use std::fmt::Debug;
 use std::io;
@@ -65,46 +65,6 @@ impl Drop for Sparing {
     }
 }
 
-/// A guard, and what the kernel was told for its sake, which goes first.
-#[derive(Debug)]
-pub(super) struct Made {
-    pub(super) spared: Option<Sparing>,
-    pub(super) reservation: Arc<Reservation>,
-}
-
-impl From<Reservation> for Made {
-    fn from(reservation: Reservation) -> Self {
-        Made { spared: None, reservation: Arc::new(reservation) }
-    }
-}
-
-/// How the kernel is spared what comes to client ports whose guards are made in advance: many at once.
-#[derive(Clone, Debug)]
-pub(super) struct Sparer {
-    ingress: Arc<dyn Ingress>,
-    teller: Teller,
-}
-
-impl Sparer {
-    #[cfg(test)]
-    pub(super) fn new(ingress: Arc<dyn Ingress>, teller: &Teller) -> Self {
-        Sparer { ingress, teller: teller.clone() }
-    }
-
-    /// Spares the kernel what comes to these guards, each of one address of this host and together at most [`MAX_ADDED`]; waits
-    /// until it has been told.
-    pub(super) fn spare(&self, all: &mut [Made]) {
-        let mut spared = Vec::new();
-        for made in all.iter_mut().filter(|made| made.reservation.is_wasted_on_kernel()) {
-            let local = vec![made.reservation.local_addr()];
-            let this = Arc::new(Spared::new(self.ingress.clone(), local, made.reservation.clone()));
-            spared.push(this.clone());
-            made.spared = Some(Sparing { spared: Some(this), teller: self.teller.clone() });
-        }
-        self.teller.spare_now(&spared);
-    }
-}
-
 impl Ports {
     /// Spares the kernel what comes to a busy port, if it lets us. Only has it told.
     pub(crate) fn spare_kernel(&self, devices: &Devices, local: SocketAddr) {
@@ -117,19 +77,9 @@ impl Ports {
         }
     }
 
-    /// How the kernel is spared what comes to client ports of this address that are yet to be made, if it may be.
-    pub(super) fn sparer(&self, devices: &Devices, source: SocketAddr) -> Option<Sparer> {
-        let ingress = devices.ingress().filter(|_| !self.teller.is_in_vain() && !devices.forwards())?;
-        if addresses(devices, source, true).len() != 1 {
-            return None;
-        }
-        Some(Sparer { ingress: ingress.clone(), teller: self.teller.clone() })
-    }
-
     /// This host's addresses may have changed: one that is another host's by now may be forwarded to.
     pub(crate) fn renew_spared(&self, devices: &Devices) {
         let mut inner = self.lock();
-        self.stock.renew(|source| self.sparer(devices, source));
         for (&at, guarded) in &mut inner.guards {
             // Of all that changes routes, hardly anything changes these.
             if guarded.spared.as_ref().is_some_and(|old| old.local() != guarded.addresses(devices, at)) {
@@ -156,8 +106,11 @@ impl Guarded {
         self.spared = Some(Sparing { spared: Some(spared), teller: teller.clone() });
     }
 
+    /// What the guard covers of this host's addresses.
     fn addresses(&self, devices: &Devices, at: SocketAddr) -> Vec<SocketAddr> {
-        addresses(devices, at, self.v6only)
+        let Some(local) = devices.local() else { return Vec::new() };
+        let covered = local.hosts().iter().filter(|&&ip| covers(at.ip(), self.v6only, ip));
+        covered.map(|&ip| (ip, at.port()).into()).collect()
     }
 }
 
@@ -173,13 +126,6 @@ impl Inner {
             guarded.spare_kernel(devices, at, teller);
         }
     }
-}
-
-/// What a guard covers of this host's addresses.
-fn addresses(devices: &Devices, at: SocketAddr, v6only: bool) -> Vec<SocketAddr> {
-    let Some(local) = devices.local() else { return Vec::new() };
-    let covered = local.hosts().iter().filter(|&&ip| covers(at.ip(), v6only, ip));
-    covered.map(|&ip| (ip, at.port()).into()).collect()
 }
 
 /// Whether a guard on `guarded` has what comes in by an Ethernet to this address of the host.
@@ -246,12 +192,17 @@ mod tests {
         is_done.recv_timeout(2 * PATIENCE).expect("it waits for the kernel")
     }
 
-    #[test]
-    fn nobody_waits_for_a_slow_kernel_and_a_guard_outlives_its_element() {
-        let ((lets, may), (begins, has_begun)) = (mpsc::channel(), mpsc::channel());
+    /// A kernel that tells of what it `begins` and waits until it `may`, and a stack's ports above it.
+    fn slow(may: mpsc::Receiver<()>, begins: mpsc::Sender<()>) -> (Arc<Slow>, Arc<Devices>, Arc<Ports>) {
         let slow = Arc::new(Slow { begins, may: Mutex::new(may), seen: Mutex::default(), port: Mutex::new(0) });
         let devices = Arc::new(Devices::with_ingress(slow.clone()));
-        let ports = Arc::new(Ports::new(&[1; 32]));
+        (slow, devices, Arc::new(Ports::new(&[1; 32])))
+    }
+
+    /// The driver gives back a port of which the kernel is just being told. Whatever `waits` for the port returns when it is free.
+    fn the_port_is_waited_for(waits: impl FnOnce(&Ports, &Devices, &Bind) + Send + 'static) {
+        let ((lets, may), (begins, has_begun)) = (mpsc::channel(), mpsc::channel());
+        let (slow, devices, ports) = slow(may, begins);
         let reuse = Reuse { addr: true, port: false };
         let request = Bind { addr: (Ipv4Addr::LOCALHOST, 0).into(), v6only: false, reuse, device: None };
         let local = ports.bind(&devices, &request).unwrap();
@@ -270,19 +221,29 @@ mod tests {
             }
         });
         assert!(TcpListener::bind(local).is_err(), "an element may be there: the guard has to be, too");
-        // Who wants the same port again has to wait.
-        let again = std::thread::spawn({
-            let (ports, devices) = (ports.clone(), devices.clone());
-            move || ports.bind(&devices, &Bind { addr: local, ..request }).map_err(|error| error.kind())
+        let (done, is_done) = mpsc::channel();
+        let waiting = std::thread::spawn(move || {
+            waits(&ports, &devices, &Bind { addr: local, ..request });
+            let _ = done.send(());
+            TcpListener::bind(local).unwrap();
         });
-        for _ in 0..2 {
-            lets.send(()).unwrap();
-        }
-        assert_eq!(again.join().unwrap(), Ok(local));
-        let seen = slow.seen.lock().unwrap().clone();
-        assert_eq!(seen, [("add", true), ("remove", true)]);
-        ports.release(&devices, local);
-        TcpListener::bind(local).unwrap();
+        assert_eq!(is_done.recv_timeout(Duration::from_millis(50)), Err(mpsc::RecvTimeoutError::Timeout));
+        (0..2).for_each(|_| lets.send(()).unwrap());
+        waiting.join().unwrap();
+        assert_eq!(*slow.seen.lock().unwrap(), [("add", true), ("remove", true)]);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_slow_kernel_but_who_wants_the_same_port_again() {
+        the_port_is_waited_for(|ports, devices, request| {
+            assert_eq!(ports.bind(devices, request).unwrap(), request.addr);
+            ports.release(devices, request.addr);
+        });
+    }
+
+    #[test]
+    fn what_the_driver_has_given_back_is_free_when_the_stack_has_ended() {
+        the_port_is_waited_for(|ports, _, _| ports.abandon());
     }
 
     #[test]

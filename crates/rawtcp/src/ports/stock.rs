@@ -3,14 +3,12 @@
 //! Only who needs one new port after the other has some in stock, and when no more are needed they go, and so does the
 //! thread. The kernel chooses their ports. They are nobody's yet: a bind of ours that wants one of these ports gets it.
 
-use super::spared::{Made, Sparer};
 use crate::device::Reservation;
 use rawtcp_io::{Guard, GuardRequest};
 use rawtcp_proto::Instant;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -21,9 +19,6 @@ const PATIENCE: u32 = 16;
 /// Guards in stock for one local address, at most.
 const MOST: usize = 256;
 
-/// Guards of which the kernel is told at once: some 300 µs pass until the first is in stock.
-const BATCH: usize = 32;
-
 /// Local addresses with a stock.
 const SOURCES: usize = 8;
 
@@ -33,38 +28,15 @@ const ROW: Duration = Duration::from_millis(100);
 /// How long a stock is kept that nobody takes from.
 const KEPT: Duration = Duration::from_secs(1);
 
-/// New ports that were needed one soon after the other.
-#[derive(Clone, Copy, Debug, Default)]
-struct Row {
-    needed: u32,
-    last: Option<Instant>,
-}
-
-impl Row {
-    /// One more is needed.
-    fn note(&mut self, now: Instant) {
-        if self.last.is_some_and(|last| now.since(last) >= ROW) {
-            self.needed = 0;
-        }
-        self.last = Some(now);
-        self.needed = self.needed.saturating_add(1);
-    }
-
-    /// More will be.
-    fn is_long(&self) -> bool {
-        self.needed > PATIENCE
-    }
-}
-
 /// Of one local address.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Source {
-    row: Row,
-    ready: Vec<Made>,
-    /// Guards yet to be made.
+    /// New ports that were needed in a row.
+    needed: u32,
+    last: Instant,
+    ready: Vec<Guard>,
+    /// Guards yet to be made, and the one that is being made.
     ordered: usize,
-    /// How the kernel is spared what comes to them.
-    sparer: Option<Sparer>,
 }
 
 #[derive(Debug, Default)]
@@ -72,12 +44,6 @@ struct State {
     sources: HashMap<SocketAddr, Source>,
     /// New ports ever needed.
     needed: u64,
-    /// Guards that the thread has in its hands.
-    making: usize,
-    /// How often it has put such away.
-    batches: u64,
-    /// Who waits for that.
-    waiting: usize,
     /// The thread is there.
     at_work: bool,
     /// The stack has ended.
@@ -95,26 +61,16 @@ struct Shared {
 pub(super) struct Stock(Arc<Shared>);
 
 impl Stock {
-    /// A new port of this address is needed. Has guards made if more will be, as many as there is room for; the kernel will be
-    /// spared what comes to them as `sparer` says.
-    pub(super) fn take(
-        &self,
-        now: Instant,
-        source: SocketAddr,
-        room: usize,
-        sparer: impl FnOnce() -> Option<Sparer>,
-    ) -> Option<Made> {
+    /// A new port of this address is needed. Has guards made if more will be, as many as there is room for.
+    pub(super) fn take(&self, now: Instant, source: SocketAddr, room: usize) -> Option<Reservation> {
         let mut state = self.0.lock();
         if state.over || state.sources.len() >= SOURCES && !state.sources.contains_key(&source) {
             return None;
         }
         state.needed += 1;
         let room = room.saturating_sub(state.len());
-        let own = state.sources.entry(source).or_default();
+        let own = state.sources.entry(source).or_insert_with(|| Source::new(now));
         let (taken, orders) = own.take(now, room);
-        if orders {
-            own.sparer = sparer();
-        }
         let begins = orders && !state.at_work;
         state.at_work |= orders;
         drop(state);
@@ -123,48 +79,28 @@ impl Stock {
         } else if orders {
             self.0.changed.notify_all();
         }
-        taken
+        taken.map(Reservation::Kernel)
     }
 
     /// Gives up what is held of a port, for somebody who wants it. `false`: nothing was.
     pub(super) fn give_up(&self, port: u16) -> bool {
         let mut state = self.0.lock();
-        let batch = state.batches;
-        let found = loop {
-            let found = state.take_port(port);
-            // It may be in the thread's hands: those it has now, not all that it will ever have.
-            if found.is_some() || state.making == 0 || state.batches != batch {
-                break found;
-            }
-            state.waiting += 1;
-            state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.waiting -= 1;
-        };
+        let found = state.sources.values_mut().find_map(|source| {
+            let at = source.ready.iter().position(|guard| guard.local_addr().port() == port)?;
+            Some(source.ready.swap_remove(at))
+        });
         drop(state);
         found.is_some()
     }
 
-    /// This host's addresses may have changed: how the kernel is spared what comes to each of them now.
-    pub(super) fn renew(&self, sparer: impl Fn(SocketAddr) -> Option<Sparer>) {
-        let mut gone = Vec::new();
-        let mut state = self.0.lock();
-        for (&addr, source) in &mut state.sources {
-            if source.sparer.is_some() && sparer(addr).is_none() {
-                source.sparer = None;
-                gone.extend(source.ready.iter_mut().filter_map(|made| made.spared.take()));
-            }
-        }
-        drop(state);
-    }
-
-    /// The stack has ended: gives away what there is.
-    pub(super) fn close(&self) -> impl Sized + use<> {
+    /// The stack has ended.
+    pub(super) fn close(&self) {
         let mut state = self.0.lock();
         state.over = true;
         let gone = std::mem::take(&mut state.sources);
         drop(state);
         self.0.changed.notify_all();
-        gone
+        drop(gone);
     }
 
     /// Begins the thread, in the network namespace of the caller.
@@ -182,16 +118,24 @@ impl Stock {
     #[cfg(test)]
     fn ports(&self) -> Vec<u16> {
         let state = self.0.lock();
-        state.sources.values().flat_map(|source| &source.ready).map(Made::port).collect()
+        state.sources.values().flat_map(|source| &source.ready).map(|guard| guard.local_addr().port()).collect()
     }
 }
 
 impl Source {
+    fn new(now: Instant) -> Self {
+        Source { needed: 0, last: now, ready: Vec::new(), ordered: 0 }
+    }
+
     /// Says also whether guards are ordered with this.
-    fn take(&mut self, now: Instant, room: usize) -> (Option<Made>, bool) {
-        self.row.note(now);
+    fn take(&mut self, now: Instant, room: usize) -> (Option<Guard>, bool) {
+        if now.since(self.last) >= ROW {
+            self.needed = 0;
+        }
+        self.last = now;
+        self.needed = self.needed.saturating_add(1);
         let taken = self.ready.pop();
-        let wanted = if self.row.is_long() { MOST.min(self.row.needed as usize) } else { 0 };
+        let wanted = if self.needed > PATIENCE { MOST.min(self.needed as usize) } else { 0 };
         let orders = self.ready.len() + self.ordered < wanted / 2 && room > 0;
         if orders {
             self.ordered = (wanted - self.ready.len()).min(self.ordered + room);
@@ -202,20 +146,7 @@ impl Source {
 
 impl State {
     fn len(&self) -> usize {
-        self.making + self.sources.values().map(|source| source.ready.len() + source.ordered).sum::<usize>()
-    }
-
-    fn take_port(&mut self, port: u16) -> Option<Made> {
-        self.sources.values_mut().find_map(|source| {
-            let at = source.ready.iter().position(|made| made.port() == port)?;
-            Some(source.ready.swap_remove(at))
-        })
-    }
-}
-
-impl Made {
-    fn port(&self) -> u16 {
-        self.reservation.local_addr().port()
+        self.sources.values().map(|source| source.ready.len() + source.ordered).sum()
     }
 }
 
@@ -229,18 +160,12 @@ impl Shared {
         let mut state = self.lock();
         let mut seen = state.needed;
         loop {
-            let order = state.sources.iter_mut().find(|(_, source)| source.ordered > 0);
-            if let Some((&addr, source)) = order {
-                let sparer = source.sparer.clone();
-                // One by one they are there sooner.
-                let batch = if sparer.is_some() { BATCH.min(source.ordered) } else { 1 };
-                source.ordered -= batch;
-                state.making = batch;
+            let order = state.sources.iter().find(|(_, source)| source.ordered > 0);
+            if let Some((&addr, _)) = order {
                 drop(state);
-                // Who waits for them must not wait for ever.
-                let made = catch_unwind(AssertUnwindSafe(|| make(addr, batch, sparer)));
-                let made = made.unwrap_or_else(|_| (Vec::new(), Err(io::ErrorKind::Other.into())));
-                state = self.store(addr, made);
+                let made = Guard::bind(&GuardRequest { addr, v6only: true, device: None });
+                state = self.lock();
+                state = self.store(state, addr, made);
                 continue;
             }
             if !state.over {
@@ -257,65 +182,40 @@ impl Shared {
         }
     }
 
-    fn store(&self, addr: SocketAddr, (mut made, outcome): (Vec<Made>, io::Result<()>)) -> MutexGuard<'_, State> {
-        let mut gone = Vec::new();
-        let mut state = self.lock();
-        match state.sources.get_mut(&addr) {
-            Some(source) => {
-                if source.sparer.is_none() {
-                    // The address has gone meanwhile.
-                    gone.extend(made.iter_mut().filter_map(|made| made.spared.take()));
-                }
-                source.ready.append(&mut made);
-                if let Err(error) = outcome {
-                    // Whoever connects is told of it.
-                    source.ordered = 0;
-                    tracing::debug!(%addr, %error, "no guards in advance");
-                }
+    fn store<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        addr: SocketAddr,
+        made: io::Result<Guard>,
+    ) -> MutexGuard<'a, State> {
+        match (state.sources.get_mut(&addr), made) {
+            (Some(source), Ok(guard)) => {
+                source.ordered -= 1;
+                source.ready.push(guard);
             }
-            None => {
+            (Some(source), Err(error)) => {
+                // Whoever connects is told of it.
+                source.ordered = 0;
+                tracing::debug!(%addr, %error, "no guards in advance");
+            }
+            (None, Ok(guard)) => {
                 drop(state);
-                made.clear();
+                drop(guard);
                 state = self.lock();
             }
+            (None, Err(_)) => {}
         }
-        state.making = 0;
-        state.batches += 1;
-        if state.waiting > 0 {
-            self.changed.notify_all();
-        }
-        if gone.is_empty() {
-            return state;
-        }
-        drop(state);
-        drop(gone);
-        self.lock()
+        state
     }
-}
-
-/// Makes so many guards, and has the kernel spared what comes to them. With an error there are fewer.
-fn make(addr: SocketAddr, batch: usize, sparer: Option<Sparer>) -> (Vec<Made>, io::Result<()>) {
-    let request = GuardRequest { addr, v6only: true, device: None };
-    let mut made = Vec::with_capacity(batch);
-    let mut outcome = Ok(());
-    while made.len() < batch && outcome.is_ok() {
-        outcome = Guard::bind(&request).map(|guard| made.push(Made::from(Reservation::Kernel(guard))));
-    }
-    if let Some(sparer) = sparer {
-        sparer.spare(&mut made);
-    }
-    (made, outcome)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::device::Devices;
-    use crate::ports::spared::{Ingress, Teller};
+    use crate::ports::spared::Ingress;
     use crate::ports::{Bind, Ports, Reuse};
-    use std::collections::HashSet;
     use std::net::{Ipv4Addr, TcpListener};
-    use std::sync::mpsc;
     use std::time::Instant as RealInstant;
 
     #[derive(Debug)]
@@ -329,40 +229,6 @@ mod tests {
         fn end(&self) {}
         fn table(&self) -> &str {
             "unused"
-        }
-    }
-
-    /// Remembers what it was told.
-    #[derive(Debug, Default)]
-    struct Told(Mutex<Vec<(bool, Vec<SocketAddr>)>>);
-
-    impl Told {
-        /// Of how many addresses the kernel is spared, and by how many messages it was told so.
-        fn counts(&self) -> (usize, usize) {
-            let told = self.0.lock().unwrap();
-            let mut spared = HashSet::new();
-            for (is_added, local) in &*told {
-                for addr in local {
-                    assert!(if *is_added { spared.insert(*addr) } else { spared.remove(addr) }, "{addr} twice");
-                }
-            }
-            (spared.len(), told.iter().filter(|(is_added, _)| *is_added).count())
-        }
-    }
-
-    impl Ingress for Told {
-        fn add(&self, local: &[SocketAddr]) -> io::Result<()> {
-            self.0.lock().unwrap().push((true, local.to_vec()));
-            Ok(())
-        }
-        fn remove(&self, local: &[SocketAddr]) {
-            // The guard lives yet.
-            assert!(local.iter().all(|addr| TcpListener::bind(addr).is_err()));
-            self.0.lock().unwrap().push((false, local.to_vec()));
-        }
-        fn end(&self) {}
-        fn table(&self) -> &str {
-            "told"
         }
     }
 
@@ -415,78 +281,6 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_is_told_of_many_guards_at_once() {
-        let (told, teller, stock) = (Arc::new(Told::default()), Teller::default(), Stock::default());
-        let sparer = Sparer::new(told.clone(), &teller);
-        let take = || stock.take(Instant::ZERO, SOURCE.into(), usize::MAX, || Some(sparer.clone()));
-        let first = PATIENCE as usize + 1;
-        assert!((0..first).all(|_| take().is_none()));
-        until(|| stock.ports().len() == first);
-        assert_eq!(told.counts(), (first, 1));
-        // Gone with its guard, and before it.
-        let taken = take().unwrap();
-        let local = taken.reservation.local_addr();
-        drop(taken);
-        teller.settle();
-        assert_eq!(told.counts().0, first - 1);
-        TcpListener::bind(local).unwrap();
-        let port = stock.ports()[0];
-        assert!(stock.give_up(port));
-        teller.settle();
-        assert_eq!(told.counts().0, first - 2);
-        // The address is not this host's any more; whoever is bound to it keeps its ports.
-        stock.renew(|_| None);
-        teller.settle();
-        assert_eq!((told.counts().0, stock.ports().len()), (0, first - 2));
-        assert!(stock.ports().iter().all(|&port| TcpListener::bind((SOURCE.0, port)).is_err()));
-        let held = stock.ports();
-        drop(stock.close());
-        for port in held {
-            TcpListener::bind((SOURCE.0, port)).unwrap();
-        }
-    }
-
-    /// Who wants a port that the thread has in its hands waits for that.
-    #[test]
-    fn a_port_in_the_making_is_given_up_too() {
-        #[derive(Debug)]
-        struct Slow(mpsc::Sender<Vec<SocketAddr>>, Mutex<mpsc::Receiver<()>>);
-        impl Ingress for Slow {
-            fn add(&self, local: &[SocketAddr]) -> io::Result<()> {
-                // Where nobody hears it or lets it any more the test has failed.
-                let _ = self.0.send(local.to_vec());
-                let _ = self.1.lock().unwrap().recv();
-                Ok(())
-            }
-            fn remove(&self, _: &[SocketAddr]) {}
-            fn end(&self) {}
-            fn table(&self) -> &str {
-                "slow"
-            }
-        }
-        let ((begins, has_begun), (lets, may)) = (mpsc::channel(), mpsc::channel());
-        let (teller, stock) = (Teller::default(), Arc::new(Stock::default()));
-        let sparer = Sparer::new(Arc::new(Slow(begins, Mutex::new(may))), &teller);
-        for _ in 0..=PATIENCE {
-            assert!(stock.take(Instant::ZERO, SOURCE.into(), usize::MAX, || Some(sparer.clone())).is_none());
-        }
-        let making = has_begun.recv_timeout(Duration::from_secs(30)).unwrap();
-        assert!(stock.ports().is_empty());
-        let wants = thread::spawn({
-            let (stock, port) = (stock.clone(), making[3].port());
-            move || stock.give_up(port)
-        });
-        until(|| stock.0.lock().waiting == 1);
-        lets.send(()).unwrap();
-        assert!(wants.join().unwrap());
-        teller.settle();
-        TcpListener::bind(making[3]).unwrap();
-        // What nobody has is not waited for.
-        assert!(!stock.give_up(making[3].port()));
-        drop(stock.close());
-    }
-
-    #[test]
     fn the_end_of_the_stack_frees_what_is_in_stock() {
         let (ports, devices) = (Ports::new(&[1; 32]), Devices::with_ingress(Arc::new(Unused)));
         let mut taken = Vec::new();
@@ -505,7 +299,7 @@ mod tests {
 
     #[test]
     fn descriptors_that_are_short_are_not_put_in_stock() {
-        let mut source = Source::default();
+        let mut source = Source::new(Instant::ZERO);
         for _ in 0..=PATIENCE {
             assert_eq!(source.ordered, 0);
             source.take(Instant::ZERO, 3);

@@ -116,12 +116,6 @@ impl Teller {
         self.push(Job::Spare(spared));
     }
 
-    /// Has the kernel drop what comes to all of these, which have one way to it and together at most [`MAX_ADDED`] addresses, and
-    /// waits for it.
-    pub(super) fn spare_now(&self, all: &[Arc<Spared>]) {
-        self.0.spare(all);
-    }
-
     /// Has the kernel take it in again, and its guard go then.
     pub(super) fn release(&self, spared: Arc<Spared>) {
         spared.over.store(true, Ordering::Relaxed);
