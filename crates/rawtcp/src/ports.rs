@@ -71,7 +71,7 @@ struct Guarded {
     /// All sockets on it were bound with SO_REUSEPORT.
     reuseport: bool,
     v6only: bool,
-    /// Connects that have shared it, up to as many as make it busy.
+    /// Connects from it as a client port, up to as many as make it busy.
     connects: u8,
 }
 
@@ -416,7 +416,7 @@ impl Inner {
             exclusive,
             reuseport,
             v6only,
-            connects: 0,
+            connects: u8::from(client),
         };
         *self.on_port.entry(at.port()).or_default() += 1;
         let replaced = self.guards.insert(at, guarded);

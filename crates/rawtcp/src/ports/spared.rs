@@ -146,6 +146,7 @@ fn covers(guarded: IpAddr, v6only: bool, ip: IpAddr) -> bool {
 mod tests {
     use super::*;
     use crate::ports::{Bind, Reuse};
+    use rawtcp_proto::Instant;
     use std::net::{Ipv4Addr, TcpListener};
     use std::sync::{Mutex, mpsc};
     use std::time::Duration;
@@ -244,6 +245,33 @@ mod tests {
     #[test]
     fn what_the_driver_has_given_back_is_free_when_the_stack_has_ended() {
         the_port_is_waited_for(|ports, _, _| ports.abandon());
+    }
+
+    #[test]
+    fn a_client_port_is_busy_from_its_sixteenth_connection_on() {
+        // This kernel waits for nobody.
+        let (slow, devices, ports) = slow(mpsc::channel().1, mpsc::channel().0);
+        let (source, peer) = (SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), (Ipv4Addr::LOCALHOST, 9).into());
+        let connect = || ports.connect(&devices, Instant::ZERO, source, peer, |local| Some((local, false))).unwrap();
+        let local = connect();
+        *slow.port.lock().unwrap() = local.port();
+        for _ in 2..CONNECTS_UNTIL_BUSY {
+            assert_eq!(connect(), local);
+        }
+        assert!(!ports.teller.settle(), "the kernel is told of nothing yet");
+        assert_eq!(connect(), local);
+        ports.teller.settle();
+        assert_eq!(*slow.seen.lock().unwrap(), [("add", true)]);
+        for _ in 0..2 * CONNECTS_UNTIL_BUSY {
+            assert_eq!(connect(), local);
+        }
+        assert!(!ports.teller.settle(), "it is told once");
+        // What rests stays so.
+        (0..3 * CONNECTS_UNTIL_BUSY).for_each(|_| ports.release(&devices, local));
+        assert!(ports.has_no_users() && !ports.teller.settle());
+        ports.abandon();
+        assert_eq!(*slow.seen.lock().unwrap(), [("add", true), ("remove", true)]);
+        TcpListener::bind(local).unwrap();
     }
 
     #[test]
