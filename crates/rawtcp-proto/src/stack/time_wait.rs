@@ -91,6 +91,15 @@ impl TimeWait {
         {
             return Verdict::RepeatedFin;
         }
+        // What the peer answered to a FIN of ours that came twice, before it had our ACK: there is nothing to say, and a peer that
+        // has ended meanwhile would answer with a RST. Silence as of Linux; the RFC knows of no such segment.
+        if header.seq == self.rcv_nxt
+            && seg.seq_len() == 0
+            && header.ack.before_eq(self.snd_nxt)
+            && !self.is_old(&header.options)
+        {
+            return Verdict::Ignore;
+        }
         // Everything else is old, or a duplicate, or nothing that the peer could mean.
         Verdict::Acknowledge
     }
@@ -145,6 +154,8 @@ impl TimeWait {
 enum Verdict {
     /// Dropped in silence.
     Drop(DropReason),
+    /// Well, and no news.
+    Ignore,
     /// Answered with an ACK, at a limited rate: two ends in TIME-WAIT must not answer each other's ACKs
     /// for ever.
     Acknowledge,
@@ -170,6 +181,7 @@ impl<C: Clone, L: Clone + AcceptQueue> Stack<C, L> {
         let waiting = &mut record.value;
         match waiting.state.judge(&self.config, seg) {
             Verdict::Drop(reason) => return Err(reason),
+            Verdict::Ignore => return Ok(Disposition::Done),
             Verdict::Remove => {
                 self.vacate(tuple);
                 return Ok(Disposition::Done);

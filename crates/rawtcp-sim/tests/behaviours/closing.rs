@@ -211,8 +211,8 @@ fn time_wait_answers_and_stays() {
         s.expect_ack(1);
         assert_eq!(s.state(), State::TimeWait, "{flags:?}");
     }
-    // A FIN without ACK; a reset (RFC 1337).
-    for (flags, seq) in [(FIN, 1), (RST, 1), (RST_ACK, 1), (RST, 100)] {
+    // The answer to a FIN of ours that came twice; a FIN without ACK; a reset (RFC 1337).
+    for (flags, seq) in [(ACK, 1), (FIN, 1), (RST, 1), (RST_ACK, 1), (RST, 100)] {
         s.send(flags, s.seq(seq), s.ack(1), b"");
         s.none();
         assert_eq!(s.state(), State::TimeWait, "{flags:?}");

@@ -11,6 +11,7 @@ fn time_wait_rows() {
         Restart,
         Opens,
         Drop(DropReason),
+        Nothing,
         Ends,
     }
     use Then::*;
@@ -19,12 +20,15 @@ fn time_wait_rows() {
     let table = [
         // Old and duplicate ACKs and data.
         (true, false, A, below, 0, 0, None, Ack),
-        (true, false, A, 0, 0, 0, None, Ack),
-        (true, false, A, 0, below, 0, None, Ack),
         (true, false, A, 0, 5, 0, None, Ack),
         (true, false, A, 0u32.wrapping_sub(100), 0, 50, None, Ack),
         (true, false, A, 0, 0, 50, None, Ack),
         (true, false, A, 0x8000_0000, 0, 0, None, Ack),
+        (true, true, A, 0, 0, 0, Some(below), Ack),
+        // An answer to our FIN that came twice.
+        (true, false, A, 0, 0, 0, None, Nothing),
+        (true, false, A, 0, below, 0, None, Nothing),
+        (true, true, A, 0, 0, 0, Some(9), Nothing),
         (true, false, NONE, 0, 0, 0, None, Drop(DropReason::NoAck)),
         (true, false, F, below, 0, 0, None, Drop(DropReason::NoAck)),
         (true, false, F, 0, 0, 0, None, Drop(DropReason::NoAck)),
@@ -81,7 +85,7 @@ fn time_wait_rows() {
                 Ack | Restart => Sends(A, snd, rcv),
                 Opens => Sends(SA, iss.0, rcv.wrapping_add(seq).wrapping_add(1)),
                 Drop(reason) => Drops(reason),
-                Ends => Done,
+                Nothing | Ends => Done,
             };
             let what = format!("{segment:?} ({seq}, {ack}), {len} bytes, {rfc1337} {stamps}; {record:?}");
             assert_eq!(host.send(&tuple(9000), segment, &vec![0; len]), expected, "{what}");
