@@ -250,7 +250,7 @@ fn answers_of_the_stack_are_limited_as_set() {
     let mut s = time_wait(stack);
     s.now = s.now + secs(10);
     for _ in 0..20 {
-        s.send(ACK, s.seq(1), s.ack(0), b"");
+        s.send(ACK, s.seq(0), s.ack(0), b"");
     }
     assert_eq!(s.all().len(), 2);
 }
