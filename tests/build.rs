@@ -53,10 +53,12 @@ fn main() {
     fs::write(to, modules.concat()).unwrap();
 }
 
-/// The directory of tokio's sources: in the registry, by the version in Cargo.lock.
+/// The directory of tokio's sources: in the registry, by the version in Cargo.lock. What other platforms need may not have been
+/// downloaded.
 fn tokio() -> PathBuf {
     let output = std::process::Command::new(env::var_os("CARGO").unwrap())
-        .args(["metadata", "--format-version=1", "--offline", "--locked"])
+        .args(["metadata", "--format-version=1", "--offline", "--locked", "--filter-platform"])
+        .arg(env::var_os("TARGET").unwrap())
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
