@@ -232,6 +232,12 @@ impl<D: PacketIo, W: Write + Send + std::fmt::Debug> PacketIo for Tee<D, W> {
     fn truncated(&self) -> u64 {
         self.device.truncated()
     }
+    fn is_gone(&self) -> bool {
+        self.device.is_gone()
+    }
+    fn release(&self) {
+        self.device.release();
+    }
     fn set_ports(&self, ports: &PortSet) -> io::Result<()> {
         self.device.set_ports(ports)
     }
