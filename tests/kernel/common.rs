@@ -173,6 +173,7 @@ pub(crate) fn play(role: &str) -> ExitCode {
     let result = match (words.next(), words.next()) {
         (Some("serve"), Some(at)) => crate::ownership::serve_for_ever(at),
         (Some("send-and-return"), Some(at)) => crate::ending::send_and_return(at),
+        (Some("fill"), Some(at)) => crate::back_pressure::fill(at),
         (Some("hold"), Some(at)) => crate::load::hold(at),
         (Some("reconnect"), Some(at)) => crate::churn::reconnect(at),
         (Some("without-privilege"), Some(at)) => crate::errors::without_privilege(at),
