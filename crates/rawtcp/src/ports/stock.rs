@@ -64,8 +64,15 @@ impl Stock {
     /// A new port of this address is needed. Has guards made if more will be, as many as there is room for.
     pub(super) fn take(&self, now: Instant, source: SocketAddr, room: usize) -> Option<Reservation> {
         let mut state = self.0.lock();
-        if state.over || state.sources.len() >= SOURCES && !state.sources.contains_key(&source) {
+        if state.over {
             return None;
+        }
+        if state.sources.len() >= SOURCES && !state.sources.contains_key(&source) {
+            // Those whose row has ended, and which have nothing, make room.
+            state.sources.retain(|_, other| other.is_wanted(now));
+            if state.sources.len() >= SOURCES {
+                return None;
+            }
         }
         state.needed += 1;
         let room = room.saturating_sub(state.len());
@@ -125,6 +132,11 @@ impl Stock {
 impl Source {
     fn new(now: Instant) -> Self {
         Source { needed: 0, last: now, ready: Vec::new(), ordered: 0 }
+    }
+
+    /// Whether there is, or will be, anything in stock, or the row goes on.
+    fn is_wanted(&self, now: Instant) -> bool {
+        !self.ready.is_empty() || self.ordered > 0 || now.since(self.last) < ROW
     }
 
     /// Says also whether guards are ordered with this.
@@ -295,6 +307,22 @@ mod tests {
         }
         // And the thread, and what it may just have made.
         until(|| !ports.stock.0.lock().at_work && ports.stock.ports().is_empty());
+    }
+
+    #[test]
+    fn addresses_that_needed_one_port_once_make_room() {
+        let stock = Stock::default();
+        let source = |i| SocketAddr::from((Ipv4Addr::new(127, 0, 0, i), 0));
+        let at = |ms| Instant::ZERO + Duration::from_millis(ms);
+        for i in 0..SOURCES as u8 {
+            stock.take(at(u64::from(i)), source(i), 9);
+        }
+        stock.take(at(50), source(99), 9);
+        assert!(!stock.0.lock().sources.contains_key(&source(99)), "all the others may need more");
+        stock.take(at(ROW.as_millis() as u64), source(99), 9);
+        let state = stock.0.lock();
+        assert!(state.sources.contains_key(&source(99)) && !state.sources.contains_key(&source(0)));
+        assert_eq!(state.sources.len(), SOURCES);
     }
 
     #[test]
