@@ -19,9 +19,12 @@ use tokio::task::yield_now;
 /// still, and wakes no driver.
 const USER_PACKETS: usize = 64;
 
-/// Bytes that a task may write before it gives way once, and the most that one poll takes: meanwhile acknowledgments are
-/// received, and the memory of what they cover is written to again while it is in the cache.
-const STRETCH: usize = 512 << 10;
+/// The most that one poll takes: what is written leaves while it is in the cache.
+const PIECE: usize = 512 << 10;
+
+/// Bytes that a task may write before it gives way once: meanwhile acknowledgments are received, and the memory of what they
+/// cover is written to again while it is in the cache.
+const STRETCH: usize = 1 << 20;
 
 /// A closing operation of one direction.
 type Outcome<R> = Result<R, UserError>;
@@ -165,7 +168,7 @@ impl ConnCell {
     }
 
     pub(crate) fn poll_write(self: &Arc<Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let buf = &buf[..buf.len().min(STRETCH)];
+        let buf = &buf[..buf.len().min(PIECE)];
         let write = |conn: &mut Connection, now| conn.write(now, buf);
         self.poll_op(cx, Bits::WRITE, write, |&n| 0 < n && n < buf.len())
     }
