@@ -57,8 +57,7 @@ fn main() {
 /// downloaded.
 fn tokio() -> PathBuf {
     let output = std::process::Command::new(env::var_os("CARGO").unwrap())
-        .args(["metadata", "--format-version=1", "--offline", "--locked", "--filter-platform"])
-        .arg(env::var_os("TARGET").unwrap())
+        .args(["metadata", "--format-version=1", "--offline", "--locked", "--filter-platform=host-tuple"])
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

@@ -152,6 +152,29 @@ pub(crate) fn assert_kernel_sent_no_reset() -> Outcome {
     Ok(())
 }
 
+/// What tests [need](rawtcp_lab::harness::Test::needing) that look at the firewall, or change it.
+pub(crate) fn nft() -> io::Result<()> {
+    program("nft", "--version", "nftables")
+}
+
+/// What tests need that change addresses and routes as an administrator does.
+pub(crate) fn iproute2() -> io::Result<()> {
+    program("ip", "-V", "iproute2")
+}
+
+/// Both.
+pub(crate) fn nft_and_iproute2() -> io::Result<()> {
+    nft().and_then(|()| iproute2())
+}
+
+fn program(name: &str, harmless: &str, package: &str) -> io::Result<()> {
+    Command::new(name)
+        .arg(harmless)
+        .output()
+        .map(drop)
+        .map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}; install {package}")))
+}
+
 /// This program again, in a role of its own.
 pub(crate) fn role(name: &str) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);

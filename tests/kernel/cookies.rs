@@ -1,6 +1,6 @@
 //! What a handshake of which nothing was kept can not bear: the same on Linux and here.
 
-use crate::common::{Outcome, addr, builder, kernel_listener, once_told, soon};
+use crate::common::{Outcome, addr, builder, kernel_listener, nft, once_told, soon};
 use crate::tests;
 use rawtcp_lab::topology::{ROUTED_SERVER_V4, Routed};
 use rawtcp_proto::stack::{StackConfig, SynCookies};
@@ -9,7 +9,7 @@ use std::process::Command;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 
-tests!(the_first_segment_behind_a_cookie_arrives, the_first_segments_behind_a_cookie_are_lost);
+tests!(the_first_segment_behind_a_cookie_arrives, the_first_segments_behind_a_cookie_are_lost => nft);
 
 const PORT: u16 = 4850;
 /// What the client writes: the first is short enough for the router to know it by. Linux's cookie is one of four next

@@ -1,6 +1,8 @@
 //! What only the AF_PACKET device has to know: neighbours, segmentation, VLANs, bridges, frames for others, fragments.
 
-use crate::common::{Outcome, addr, hear, kernel_listener, of_port, once_told, receive, send, soon};
+use crate::common::{
+    Outcome, addr, hear, iproute2, kernel_listener, nft_and_iproute2, of_port, once_told, receive, send, soon,
+};
 use crate::tests;
 use crate::transfer::exchange;
 use rawtcp::{Device, DropReason, Stack};
@@ -18,13 +20,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 tests!(
     runs_leave_as_one_packet,
-    runs_leave_as_one_packet_where_routes_changed_in_the_handshake,
-    a_neighbour_is_resolved_and_found_again_at_another_address,
-    the_way_through_a_router_changes,
+    runs_leave_as_one_packet_where_routes_changed_in_the_handshake => nft_and_iproute2,
+    a_neighbour_is_resolved_and_found_again_at_another_address => iproute2,
+    the_way_through_a_router_changes => iproute2,
     frames_for_others_are_left_alone,
-    connections_that_our_router_translates_are_left_alone,
+    connections_that_our_router_translates_are_left_alone => nft_and_iproute2,
     fragments_are_put_together,
-    a_bridge,
+    a_bridge => iproute2,
     the_mtu_shrinks_and_grows,
     one_interface_of_two,
     auto_without_an_ethernet_is_raw_ip,

@@ -1,6 +1,8 @@
 //! TCP_INFO of both ends of one connection: what we count is what the kernel counts.
 
-use crate::common::{Outcome, addr, builder, hear, kernel_listener, once_told, receive, receive_up_to, send, soon};
+use crate::common::{
+    Outcome, addr, builder, hear, iproute2, kernel_listener, once_told, receive, receive_up_to, send, soon,
+};
 use crate::tests;
 use rawtcp::{Algorithm, TcpInfo};
 use rawtcp_lab::emulator::EmulatorConfig;
@@ -11,7 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
-tests!(both_ends_say_the_same, both_ends_say_the_same_with_bbr);
+tests!(both_ends_say_the_same => iproute2, both_ends_say_the_same_with_bbr => iproute2);
 
 const SIZE: u64 = 4 << 20;
 const PORT: u16 = 4800;

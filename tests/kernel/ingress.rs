@@ -1,6 +1,8 @@
 //! Of a busy port the kernel is spared what AF_PACKET sockets receive: how, for how long, and what it goes on seeing.
 
-use crate::common::{Outcome, addr, assert_kernel_sent_no_reset, kernel_listener, soon};
+use crate::common::{
+    Outcome, addr, assert_kernel_sent_no_reset, iproute2, kernel_listener, nft, nft_and_iproute2, soon,
+};
 use crate::tests;
 use crate::transfer::exchange;
 use rawtcp::net::{TcpListener, TcpStream};
@@ -21,17 +23,17 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 
 tests!(
-    the_kernel_does_not_see_a_busy_connection,
-    a_server_of_short_connections_is_busy_too,
-    a_port_is_the_kernels_again_afterwards,
-    other_ports_and_addresses_are_left_alone,
-    an_address_that_comes_and_one_that_goes,
-    an_interface_that_goes_and_one_of_its_name,
-    a_port_is_given_back_without_the_privilege,
-    the_table_goes_while_somebody_has_copies_of_our_sockets,
+    the_kernel_does_not_see_a_busy_connection => nft,
+    a_server_of_short_connections_is_busy_too => nft,
+    a_port_is_the_kernels_again_afterwards => nft,
+    other_ports_and_addresses_are_left_alone => nft,
+    an_address_that_comes_and_one_that_goes => nft_and_iproute2,
+    an_interface_that_goes_and_one_of_its_name => iproute2,
+    a_port_is_given_back_without_the_privilege => nft,
+    the_table_goes_while_somebody_has_copies_of_our_sockets => nft,
     fragments_reach_the_kernel_whole,
-    client_ports_of_a_router_are_not_spared,
-    switched_off,
+    client_ports_of_a_router_are_not_spared => nft_and_iproute2,
+    switched_off => nft,
     without_the_privilege_the_guard_does_it,
 );
 

@@ -56,13 +56,15 @@ fn main() -> ExitCode {
     run(tests)
 }
 
-/// A test, named by its module and function.
+/// Tests, named by module and function. One that [needs](rawtcp_lab::harness::Test::needing) more says so: `test => what_tells`.
 #[macro_export]
 macro_rules! tests {
-    ($($test:ident),+ $(,)?) => {
+    ($($test:ident $(=> $needs:path)?),+ $(,)?) => {
         pub(crate) fn tests() -> Vec<rawtcp_lab::harness::Test> {
             let module = module_path!().rsplit("::").next().unwrap_or_default();
-            vec![$(rawtcp_lab::harness::Test::new(format!("{module}::{}", stringify!($test)), $test)),+]
+            vec![
+                $(rawtcp_lab::harness::Test::new(format!("{module}::{}", stringify!($test)), $test)$(.needing($needs))?),+
+            ]
         }
     };
 }

@@ -2,7 +2,8 @@
 //! and a host that is left as it was found.
 
 use crate::common::{
-    Outcome, addr, assert_kernel_sent_no_reset, kernel_listener, of_port, once_told, receive, role, send, soon, stack,
+    Outcome, addr, assert_kernel_sent_no_reset, kernel_listener, nft_and_iproute2, of_port, once_told, receive, role,
+    send, soon, stack,
 };
 use crate::tests;
 use rawtcp_lab::capture::Capture;
@@ -20,8 +21,8 @@ tests!(
     a_kernel_listener_on_another_address_is_untouched,
     the_kernel_sends_no_reset,
     ports_are_free_after_sigkill,
-    the_host_is_left_as_it_was,
-    a_forged_fragmentation_needed_leaves_the_host_alone,
+    the_host_is_left_as_it_was => nft_and_iproute2,
+    a_forged_fragmentation_needed_leaves_the_host_alone => nft_and_iproute2,
     a_foreign_address_beside_our_wildcard_is_refused,
     a_socket_bound_in_another_namespace_is_refused,
 );

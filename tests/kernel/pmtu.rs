@@ -1,6 +1,6 @@
 //! Paths with a smaller MTU: a router that must not say so, a router that says so, an interface that changes.
 
-use crate::common::{Failure, Outcome, addr, kernel_listener, once_told, receive, send, soon, stack};
+use crate::common::{Failure, Outcome, addr, kernel_listener, nft, once_told, receive, send, soon, stack};
 use crate::tests;
 use rawtcp_lab::topology::{INTERFACE, Pair, ROUTED_SERVER_V4, ROUTED_SERVER_V6, Routed, SERVER_V4, SERVER_V6};
 use rawtcp_proto::TcpInfo;
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 
 tests!(
-    a_black_hole_v4,
-    a_black_hole_v6,
+    a_black_hole_v4 => nft,
+    a_black_hole_v6 => nft,
     a_router_that_tells_v4,
     a_router_that_tells_v6,
     a_lower_interface_mtu_v4,

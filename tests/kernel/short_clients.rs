@@ -1,6 +1,6 @@
 //! Of client ports that serve many connections the kernel is spared what comes, although each connection is short.
 
-use crate::common::{Outcome, addr, kernel_listener, soon};
+use crate::common::{Outcome, addr, kernel_listener, nft, soon};
 use crate::ingress::there;
 use crate::ingress::{ENOUGH, PORT, nothing_is_left, on_the_server, packet, rules, seen_by_the_kernel};
 use crate::tests;
@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
-tests!(a_client_port_of_many_connections_is_busy_too);
+tests!(a_client_port_of_many_connections_is_busy_too => nft);
 
 /// The kernel serves on the peer until that is over: of each connection a byte and the end of it, and it closes first.
 async fn serves_short_ones(peer: &Namespace, ready: oneshot::Sender<()>, mut over: oneshot::Receiver<()>) -> Outcome {

@@ -1,6 +1,6 @@
 //! The TUN device: a stack with addresses of its own, against the kernel of the same namespace and of others.
 
-use crate::common::{Outcome, addr, kernel_listener, once_told, receive, role, send, soon};
+use crate::common::{Outcome, addr, iproute2, kernel_listener, once_told, receive, role, send, soon};
 use crate::errors::drop_capabilities;
 use crate::ethernet::run;
 use crate::tests;
@@ -23,14 +23,14 @@ tests!(
     a_router_with_a_narrow_link,
     the_mtu_shrinks_and_grows,
     switched_off_and_on,
-    the_interface_goes_away,
-    strangers_are_counted,
+    the_interface_goes_away => iproute2,
+    strangers_are_counted => iproute2,
     a_full_queue_is_counted,
     two_stacks_behind_one_kernel,
     to_ourselves,
-    interfaces_that_are_there,
-    interfaces_that_can_not_be_had,
-    without_any_privilege,
+    interfaces_that_are_there => iproute2,
+    interfaces_that_can_not_be_had => iproute2,
+    without_any_privilege => iproute2,
 );
 
 const PORT: u16 = 5100;

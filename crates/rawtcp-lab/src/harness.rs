@@ -45,7 +45,7 @@ impl<E: Display> Outcome for Result<(), E> {
 /// A named test.
 pub struct Test {
     name: String,
-    needs: Option<fn() -> std::io::Result<()>>,
+    needs: Vec<fn() -> std::io::Result<()>>,
     run: Box<dyn FnOnce() -> Result<(), String> + Send>,
 }
 
@@ -58,18 +58,19 @@ impl std::fmt::Debug for Test {
 impl Test {
     /// A test called `name`.
     pub fn new<R: Outcome>(name: impl Into<String>, run: impl FnOnce() -> R + Send + 'static) -> Self {
-        Self { name: name.into(), needs: None, run: Box::new(|| run().into_result()) }
+        Self { name: name.into(), needs: Vec::new(), run: Box::new(|| run().into_result()) }
     }
 
-    /// The same, of a test that needs more than namespaces: it is skipped, as loudly, with the error of `needs`.
+    /// The same, of a test that needs more than namespaces: it is skipped, as loudly, with the error of `needs`. May be called
+    /// for each of several things.
     #[must_use]
     pub fn needing(mut self, needs: fn() -> std::io::Result<()>) -> Self {
-        self.needs = Some(needs);
+        self.needs.push(needs);
         self
     }
 
     fn into_trial_if_possible(self) -> Trial {
-        match self.needs.map_or(Ok(()), |needs| needs()) {
+        match self.needs.iter().try_for_each(|needs| needs()) {
             Ok(()) => self.into_trial(),
             Err(error) => skipped(self.name, &error),
         }

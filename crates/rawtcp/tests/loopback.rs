@@ -73,7 +73,8 @@ async fn gives_way(write: impl AsyncFnOnce(&mut TcpStream, Vec<u8>)) {
     });
     let data = pattern(LEN, 9);
     soon(write(&mut a, data.clone())).await;
-    assert!(turns.load(Ordering::Relaxed) >= 7, "{turns:?}");
+    // Once in 1 MiB.
+    assert!(turns.load(Ordering::Relaxed) >= 3, "{turns:?}");
     other.abort();
     let mut got = vec![0; LEN];
     soon(b.read_exact(&mut got)).await.unwrap();

@@ -20,10 +20,11 @@ const TYPES: [&str; 8] = [
 /// What cannot exist on Linux, or needs a feature that nobody has.
 const ELSEWHERE: [&str; 6] = ["AsRawSocket", "AsSocket", "FromRawSocket", "IntoRawSocket", "RawSocket", "Socket"];
 
-/// The directory of the tokio that this was compiled with: in the registry, by the version in Cargo.lock.
+/// The directory of the tokio that this was compiled with: in the registry, by the version in Cargo.lock. What only other
+/// platforms need may not have been downloaded.
 fn tokio() -> PathBuf {
     let output = std::process::Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--offline", "--locked"])
+        .args(["metadata", "--format-version=1", "--offline", "--locked", "--filter-platform=host-tuple"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -100,6 +100,25 @@ impl Namespace {
             request.execute().await
         })
         .map_err(|error| context(error, format_args!("can not add {address}/{prefix} to {interface}")))
+    }
+
+    /// Waits until what is sent to this address of the namespace's own arrives: the kernel takes up one of IPv6 a moment after it
+    /// was told of it.
+    pub fn wait_for_address(&self, address: IpAddr) -> io::Result<()> {
+        const MOST: Duration = Duration::from_secs(10);
+        let any: IpAddr = if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        self.run(|| {
+            let begin = Instant::now();
+            loop {
+                // Sends nothing, but has to find a route.
+                match UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((address, 9))) {
+                    Err(error) if error.kind() == io::ErrorKind::NetworkUnreachable && begin.elapsed() < MOST => {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    outcome => return outcome,
+                }
+            }
+        })
     }
 
     /// Routes packets for `destination/prefix` through `gateway`.
