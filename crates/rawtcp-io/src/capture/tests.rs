@@ -141,3 +141,49 @@ fn a_failing_writer_ends_the_capture_not_the_traffic() {
     assert_eq!(batch.len(), 3);
     assert_eq!(tee.error().unwrap().kind(), io::ErrorKind::StorageFull);
 }
+
+/// What a stack has to know of a device whose interface was removed, and has to tell it at its end.
+#[test]
+fn a_captured_device_is_gone_and_released_with_the_one_inside() {
+    #[derive(Debug, Default)]
+    struct Gone {
+        slot: crate::WakeSlot,
+        released: std::sync::atomic::AtomicBool,
+    }
+    impl PacketIo for Gone {
+        fn name(&self) -> &str {
+            "gone"
+        }
+        fn capabilities(&self) -> Capabilities {
+            Capabilities { mtu: 1500, max_segmentable: 0, tx_checksum: false, max_batch: 1, frames: false }
+        }
+        fn recv(&self, _: &mut RxBatch) -> io::Result<Drained> {
+            Ok(Drained::Yes)
+        }
+        fn send(&self, _: &[TxPacket<'_>]) -> (usize, Option<SendError>) {
+            (0, None)
+        }
+        fn ready_source(&self) -> ReadySource<'_> {
+            ReadySource::Waker(&self.slot)
+        }
+        fn drops(&self) -> u64 {
+            0
+        }
+        fn is_gone(&self) -> bool {
+            true
+        }
+        fn release(&self) {
+            self.released.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+        fn set_ports(&self, _: &PortSet) -> io::Result<()> {
+            Ok(())
+        }
+        fn recv_queue_bytes(&self) -> usize {
+            0
+        }
+    }
+    let device = Tee::new(Gone::default(), PcapngWriter::new(Vec::new(), "gone", 0).unwrap());
+    assert!(device.is_gone());
+    device.release();
+    assert!(device.device().released.load(std::sync::atomic::Ordering::Relaxed));
+}
