@@ -15,24 +15,22 @@ const MUCH_STOLEN: f64 = 0.03;
 pub(super) fn print(title: &str, lines: &[Line]) {
     println!("\n{title}");
     println!("  {:<22} {:<20} {:>10} {:>10}   {:>6}  {:<13}", "", "", "ours", "baseline", "ratio", "range");
-    let mut last = "";
-    for line in lines {
-        let setup = if line.setup == last { "" } else { &line.setup };
-        last = &line.setup;
-        println!(
-            "  {:<22} {:<20} {:>10} {:>10}   {:>6}  {:<13} {}{}",
-            setup,
-            line.figure,
-            short(line.ours.median),
-            short(line.baseline.median),
-            short(line.ratio.median),
-            format!("{}–{}", short(line.ratio.min), short(line.ratio.max)),
-            line.unit,
-            if line.better == Better::Lower { "  (less is better)" } else { "" },
-        );
-        if setup == line.setup {
-            remarks(line).iter().for_each(|remark| println!("  {:<22} {remark}", ""));
+    for of_setup in lines.chunk_by(|a, b| a.setup == b.setup) {
+        for (i, line) in of_setup.iter().enumerate() {
+            println!(
+                "  {:<22} {:<20} {:>10} {:>10}   {:>6}  {:<13} {}{}",
+                if i == 0 { &line.setup } else { "" },
+                line.figure,
+                short(line.ours.median),
+                short(line.baseline.median),
+                short(line.ratio.median),
+                format!("{}–{}", short(line.ratio.min), short(line.ratio.max)),
+                line.unit,
+                if line.better == Better::Lower { "  (less is better)" } else { "" },
+            );
         }
+        // They are the runs', and so the same for all figures.
+        remarks(&of_setup[0]).iter().for_each(|remark| println!("  {:<22} {remark}", ""));
     }
 }
 
