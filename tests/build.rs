@@ -1,6 +1,9 @@
 //! tokio's own tests of TCP, out of the sources of the tokio that this is compiled with, as tests of rawtcp: only the import
 //! is another one. Nothing of them is kept here.
 
+#[path = "../crates/rawtcp/tests/common/tokio_sources.rs"]
+mod tokio_sources;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -46,27 +49,12 @@ const FILES: [(&str, Take); 15] = [
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=../crates/rawtcp/tests/common/tokio_sources.rs");
     println!("cargo::rerun-if-changed=../Cargo.lock");
-    let from = tokio().join("tests");
+    let from = tokio_sources::tokio(env::var_os("CARGO").unwrap(), Path::new(".")).join("tests");
     let modules: Vec<_> = FILES.iter().map(|(name, take)| module(&from, name, take)).collect();
     let to = PathBuf::from(env::var_os("OUT_DIR").unwrap()).join("tokio_own.rs");
     fs::write(to, modules.concat()).unwrap();
-}
-
-/// The directory of tokio's sources: in the registry, by the version in Cargo.lock. What other platforms need may not have been
-/// downloaded.
-fn tokio() -> PathBuf {
-    let output = std::process::Command::new(env::var_os("CARGO").unwrap())
-        .args(["metadata", "--format-version=1", "--offline", "--locked", "--filter-platform=host-tuple"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let manifests = text.split("\"manifest_path\":\"").skip(1).filter_map(|rest| rest.split('"').next());
-    let mut found = manifests.filter_map(|path| Path::new(path).parent()).filter(|dir| {
-        let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.strip_prefix("tokio-").is_some_and(|version| version.starts_with(|c: char| c.is_ascii_digit()))
-    });
-    found.next().expect("tokio in the metadata").to_owned()
 }
 
 /// Whether this attribute makes a function a test.

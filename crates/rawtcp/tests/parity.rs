@@ -1,6 +1,9 @@
 //! `docs/drop-in.md` against the sources: every public item of tokio's TCP is in its table, and what the table says
 //! is so. Fails when tokio gains an item that we neither have nor list.
 
+#[path = "common/tokio_sources.rs"]
+mod tokio_sources;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,21 +23,8 @@ const TYPES: [&str; 8] = [
 /// What cannot exist on Linux, or needs a feature that nobody has.
 const ELSEWHERE: [&str; 6] = ["AsRawSocket", "AsSocket", "FromRawSocket", "IntoRawSocket", "RawSocket", "Socket"];
 
-/// The directory of the tokio that this was compiled with: in the registry, by the version in Cargo.lock. What only other
-/// platforms need may not have been downloaded.
 fn tokio() -> PathBuf {
-    let output = std::process::Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--offline", "--locked", "--filter-platform=host-tuple"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let manifests = text.split("\"manifest_path\":\"").skip(1).filter_map(|rest| rest.split('"').next());
-    let mut found = manifests.map(Path::new).filter(|path| {
-        let name = path.parent().and_then(Path::file_name).and_then(|name| name.to_str()).unwrap_or_default();
-        name.strip_prefix("tokio-").is_some_and(|version| version.starts_with(|c: char| c.is_ascii_digit()))
-    });
-    found.next().expect("tokio in the metadata").parent().unwrap().to_owned()
+    tokio_sources::tokio(env!("CARGO"), Path::new(env!("CARGO_MANIFEST_DIR")))
 }
 
 /// The type that an `impl` is for, and the trait: `impl Trait for Type<'_> {`.
