@@ -96,7 +96,8 @@ enum Leave {
 #[must_use]
 pub(crate) struct After {
     pub(crate) wake: WakeList,
-    leave: Option<(Leave, Grant)>,
+    /// Boxed: it comes once in the life of a connection, and this is handed about with each segment.
+    leave: Option<Box<(Leave, Grant)>>,
     /// There is more to send than one hold.
     pub(crate) again: bool,
     /// Packets that the hold has sent, a segmentable one counted as several.
@@ -237,8 +238,9 @@ impl ConnCell {
         if inner.detached {
             return;
         }
-        let deadlines = [inner.conn.poll_timeout(), inner.conn.rest_at()];
-        if let Some(at) = deadlines.into_iter().flatten().min()
+        let rest_at = inner.conn.rest_at();
+        let at = inner.conn.poll_timeout().map_or(rest_at, |at| Some(rest_at.map_or(at, |rest_at| at.min(rest_at))));
+        if let Some(at) = at
             && inner.armed.is_none_or(|armed| at < armed)
         {
             inner.armed = Some(at);
@@ -333,7 +335,7 @@ impl ConnCell {
                 // Not the last reference: the caller has one.
                 drop(self.host.alarm.remove(key));
             }
-            after.leave = Some((leave, inner.granted));
+            after.leave = Some(Box::new((leave, inner.granted)));
         }
     }
 
@@ -360,7 +362,8 @@ impl ConnCell {
 
     /// Gives its place in the table back, if it is over.
     pub(crate) fn leave(&self, after: &mut After) {
-        let Some((leave, granted)) = after.leave.take() else { return };
+        let Some(leave) = after.leave.take() else { return };
+        let (leave, granted) = *leave;
         match leave {
             Leave::Closed { holds_port, gave_up } => {
                 if gave_up {
@@ -440,6 +443,13 @@ impl ConnCell {
     /// Whether there is no peer any more: what Linux's `getpeername` fails for.
     pub(crate) fn is_disconnected(self: &Arc<Self>) -> bool {
         matches!(self.lock().conn.state(), State::Closed | State::TimeWait) && !self.host.is_dead()
+    }
+}
+
+impl After {
+    /// The connection is over, and is about to leave the table.
+    pub(crate) fn leaves(&self) -> bool {
+        self.leave.is_some()
     }
 }
 

@@ -67,6 +67,10 @@ pub(crate) struct Engine {
     paths: PathCache,
     /// This host's addresses, where a device sees packets to others, and the state of the routes they are of.
     local: (Option<Arc<LocalAddresses>>, u32),
+    /// The one that the last packet was to.
+    last_local: Option<IpAddr>,
+    /// The connection that the last segment was for: often the next one is, too.
+    last: Option<Arc<ConnCell>>,
     batches: u32,
     /// Questions to the kernel since then.
     asked: (u32, Instant),
@@ -80,6 +84,8 @@ impl Engine {
     pub(crate) fn new(host: Arc<Host>, driver: usize) -> Self {
         Engine {
             local: (host.devices.local(), host.devices.generation()),
+            last_local: None,
+            last: None,
             host,
             driver,
             batch: Some(RxBatch::new(BATCH)),
@@ -144,6 +150,7 @@ impl Engine {
         let generation = self.host.devices.generation();
         if self.local.1 != generation {
             self.local = (self.host.devices.local(), generation);
+            self.last_local = None;
             self.host.ports.renew_spared(&self.host.devices);
             self.paths = PathCache::new(self.driver);
         }
@@ -184,7 +191,7 @@ impl Engine {
         if ip.protocol != TCP {
             return self.on_icmp(host, now, batch, i, true);
         }
-        if host.devices.get(at).sees_others && !self.local.0.as_ref().is_some_and(|local| local.contains(ip.dst)) {
+        if host.devices.get(at).sees_others && !self.is_local(ip.dst) {
             return Err(DropReason::NotOurs);
         }
         let state = match meta.checksum {
@@ -203,6 +210,18 @@ impl Engine {
         self.on_segment(host, now, &tuple, &segment, at)
     }
 
+    /// Whether this host has the address.
+    fn is_local(&mut self, ip: IpAddr) -> bool {
+        if self.last_local == Some(ip) {
+            return true;
+        }
+        let is_local = self.local.0.as_ref().is_some_and(|local| local.contains(ip));
+        if is_local {
+            self.last_local = Some(ip);
+        }
+        is_local
+    }
+
     fn on_segment(
         &mut self,
         host: &Arc<Host>,
@@ -211,6 +230,11 @@ impl Engine {
         segment: &Segment<'_>,
         device: usize,
     ) -> Result<(), DropReason> {
+        if let Some(cell) = self.last.take_if(|cell| cell.tuple() == tuple)
+            && let Some(outcome) = self.give(now, cell, segment, device)
+        {
+            return outcome;
+        }
         let at = host.shard_of(tuple);
         if segment.header.flags.contains(Flags::SYN) && !segment.header.flags.contains(Flags::ACK) {
             // The table will want to know: the system call that it takes comes before the lock.
@@ -221,15 +245,9 @@ impl Engine {
         match shard.on_segment_with_mtu(now, tuple, segment, |tuple| paths.mtu(host, now, tuple)) {
             Disposition::Connection(cell) => {
                 drop(shard);
-                let act = |inner: &mut Inner| {
-                    cell.comes_by(inner, device);
-                    inner.conn.on_segment(now, segment)
-                };
-                return match self.deliver(&cell, act) {
-                    // It has ended, earlier in this batch or on another thread, and the peer may know: a SYN that is
-                    // dropped here would come again after a second only.
-                    Err(DropReason::Closed) if cell.retire(now) => self.on_segment(host, now, tuple, segment, device),
-                    outcome => outcome,
+                return match self.give(now, cell, segment, device) {
+                    Some(outcome) => outcome,
+                    None => self.on_segment(host, now, tuple, segment, device),
                 };
             }
             Disposition::Accept { listener, connection } => {
@@ -270,6 +288,26 @@ impl Engine {
         }
         self.shards |= 1 << at;
         Ok(())
+    }
+
+    /// Gives a connection its segment. `None`: it has ended, earlier in this batch or on another thread, and is out of the
+    /// table now. The peer may know: a SYN that were dropped here would come again after a second only.
+    fn give(
+        &mut self,
+        now: Instant,
+        cell: Arc<ConnCell>,
+        segment: &Segment<'_>,
+        device: usize,
+    ) -> Option<Result<(), DropReason>> {
+        let outcome = self.deliver(&cell, |inner| {
+            cell.comes_by(inner, device);
+            inner.conn.on_segment(now, segment)
+        });
+        if matches!(outcome, Err(DropReason::Closed)) && cell.retire(now) {
+            return None;
+        }
+        self.last = Some(cell);
+        Some(outcome)
     }
 
     /// Nothing of ours fits. A reset is due if the port is ours, and nobody else's.
@@ -526,6 +564,9 @@ impl Engine {
                     self.late |= late;
                     if becomes_busy {
                         self.busy.push(cell.tuple().local);
+                    }
+                    if after.leaves() {
+                        self.last.take_if(|last| Arc::ptr_eq(last, &cell));
                     }
                     cell.finish(after);
                 }

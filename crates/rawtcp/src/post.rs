@@ -12,10 +12,13 @@ pub(crate) type Calls = u64;
 /// The call of whoever wants a turn to be taken, whatever it is for.
 const KICK: Calls = 1 << 63;
 
-/// The call of the `i`th thing that a driver waits for. There are seldom more than ten; the last bit is for all beyond.
+/// The call of the `i`th thing that a driver waits for. There are seldom more than ten; the last is for all beyond.
 pub(crate) fn call(i: usize) -> Calls {
     1 << i.min(62)
 }
+
+/// What [`call`] gives more than one.
+pub(crate) const SHARED_CALL: Calls = 1 << 62;
 
 /// One driver's.
 #[derive(Debug, Default)]

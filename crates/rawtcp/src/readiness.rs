@@ -4,6 +4,7 @@
 //! until an operation returned WouldBlock (or a poll read or write came back short) *after* the last
 //! event; the tick tells whether one came since the operation looked.
 
+use smallvec::SmallVec;
 use std::task::Waker;
 use tokio::io::{Interest, Ready};
 
@@ -265,30 +266,17 @@ impl Slot {
 /// Wakers to be woken once every lock has been given back. The first few need no allocation.
 #[derive(Debug, Default)]
 #[must_use]
-pub(crate) struct WakeList {
-    first: [Option<Waker>; 3],
-    more: Vec<Waker>,
-}
+pub(crate) struct WakeList(SmallVec<[Waker; 3]>);
 
 impl WakeList {
     pub(crate) fn extend(&mut self, waker: Option<Waker>) {
-        let Some(waker) = waker else { return };
-        match self.first.iter_mut().find(|slot| slot.is_none()) {
-            Some(slot) => *slot = Some(waker),
-            None => self.more.push(waker),
-        }
+        self.0.extend(waker);
     }
 
     /// Wakes them all; the list is empty then and may be used again.
     pub(crate) fn wake_all(&mut self) {
-        for slot in &mut self.first {
-            match slot.take() {
-                Some(waker) => waker.wake(),
-                None => return,
-            }
-        }
-        for waker in self.more.drain(..) {
-            waker.wake();
+        if !self.0.is_empty() {
+            self.0.drain(..).for_each(Waker::wake);
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::conn_cell::ConnCell;
 use crate::drain;
 use crate::engine::Engine;
 use crate::host::{Host, Life};
-use crate::post::{Calls, Post, call};
+use crate::post::{Calls, Post, SHARED_CALL, call};
 use crate::sync::Arc;
 use rawtcp_io::{Drained, ReadySource};
 use rawtcp_proto::Instant;
@@ -60,19 +60,27 @@ impl Wake for Bell {
 struct Place {
     call: Calls,
     waker: Waker,
-    called: bool,
 }
 
 impl Place {
-    /// The `i`th of a driver. Who has never been asked calls nobody.
+    /// The `i`th of a driver.
     fn new(host: &Arc<Host>, driver: usize, i: usize) -> Self {
         let call = call(i);
         let bell = Bell { post: host.posts[driver].clone(), call };
-        Place { call, waker: Arc::new(bell).into(), called: true }
+        Place { call, waker: Arc::new(bell).into() }
     }
 
-    fn note(&mut self, calls: Calls) {
-        self.called |= calls & self.call != 0;
+    /// Whether it is among those that have called.
+    fn is_in(&self, called: Calls) -> bool {
+        called & self.call != 0
+    }
+
+    /// It is asleep, and will call.
+    fn sleeps(&self, called: &mut Calls) {
+        // Whoever shares a call with others is asked always.
+        if self.call != SHARED_CALL {
+            *called &= !self.call;
+        }
     }
 }
 
@@ -90,14 +98,14 @@ impl Watched {
 
     /// What there is to do, if the reactor has told of anything. Who takes it all clears it and asks again: whose answer is
     /// `None` will call.
-    fn readable(&mut self) -> Option<AsyncFdReadyGuard<'_, OwnedFd>> {
-        if !self.place.called {
+    fn readable(&mut self, called: &mut Calls) -> Option<AsyncFdReadyGuard<'_, OwnedFd>> {
+        if !self.place.is_in(*called) {
             return None;
         }
         match self.fd.poll_read_ready(&mut Context::from_waker(&self.place.waker)) {
             Poll::Ready(Ok(guard)) => Some(guard),
             _ => {
-                self.place.called = false;
+                self.place.sleeps(called);
                 None
             }
         }
@@ -146,6 +154,8 @@ pub(crate) struct Rounds {
     driver: usize,
     /// Its devices, and how each is waited for.
     sources: Vec<(usize, Source)>,
+    /// Those that are to be looked at. At first all: who has never been asked calls nobody.
+    called: Calls,
     timer: Timer,
     /// News of the network around us.
     news: Option<Watched>,
@@ -185,7 +195,7 @@ impl Rounds {
         let network = host.devices.network().filter(|_| first);
         let news = network.map(|network| Watched::new(network.news(), place())).transpose()?;
         let engine = Engine::new(host.clone(), driver);
-        Ok(Rounds { engine, driver, sources, timer, news, held_up: 0, ending: false, at_work: false })
+        Ok(Rounds { engine, driver, sources, called: Calls::MAX, timer, news, held_up: 0, ending: false, at_work: false })
     }
 
     /// Takes what a device has received, one batch, if it has called. Says whether there may be more of it.
@@ -195,7 +205,7 @@ impl Rounds {
         let at = *at;
         match source {
             Source::Fd { readable, errors, .. } => {
-                let Some(mut guard) = readable.readable() else { return false };
+                let Some(mut guard) = readable.readable(&mut self.called) else { return false };
                 let result = engine.receive(at);
                 *errors = if result.is_ok() { 0 } else { *errors + 1 };
                 match result {
@@ -211,18 +221,21 @@ impl Rounds {
                         }
                     }
                 }
-                readable.readable().is_some()
+                readable.readable(&mut self.called).is_some()
             }
             Source::Slot(place) => {
-                if !place.called {
+                if !place.is_in(self.called) {
                     return false;
                 }
                 if let ReadySource::Waker(slot) = engine.host().devices.get(at).io.ready_source() {
                     // Before looking, or a packet in between would wake nobody.
                     slot.register(&place.waker);
                 }
-                place.called = matches!(engine.receive(at), Ok(Drained::Maybe));
-                place.called
+                let more = matches!(engine.receive(at), Ok(Drained::Maybe));
+                if !more {
+                    place.sleeps(&mut self.called);
+                }
+                more
             }
         }
     }
@@ -264,7 +277,7 @@ impl Rounds {
 
     /// Takes news of the network. Says whether there was any.
     fn poll_news(&mut self) -> bool {
-        let Some(mut guard) = self.news.as_mut().and_then(Watched::readable) else { return false };
+        let Some(mut guard) = self.news.as_mut().and_then(|news| news.readable(&mut self.called)) else { return false };
         self.engine.on_news();
         guard.clear_ready();
         true
@@ -297,7 +310,7 @@ impl Rounds {
         match &mut self.timer {
             Timer::Fd(fd) => {
                 let mut rang = false;
-                if let Some(mut guard) = fd.readable() {
+                if let Some(mut guard) = fd.readable(&mut self.called) {
                     // The reactor tells of each time that it expires, and it is set anew below: nothing need be read.
                     guard.clear_ready();
                     rang = true;
@@ -381,7 +394,7 @@ impl Rounds {
         self.engine.late_acks();
         let mut begin = None;
         for round in 0..ROUNDS {
-            self.note(calls);
+            self.called |= calls;
             let taken = self.engine.received_bytes;
             let mut more = self.poll_news();
             for i in 0..self.sources.len() {
@@ -421,29 +434,10 @@ impl Rounds {
                 break;
             }
         }
-        self.note(calls);
+        self.called |= calls;
         // Others get their turn before the next rounds, and so do the runtime's timers and reactor: woken at once, this
         // task would run sixty times before those are looked at.
         std::pin::pin!(tokio::task::yield_now()).poll(cx)
-    }
-
-    /// Notes who has called.
-    fn note(&mut self, calls: Calls) {
-        if calls == 0 {
-            return;
-        }
-        for (_, source) in &mut self.sources {
-            match source {
-                Source::Fd { readable, .. } => readable.place.note(calls),
-                Source::Slot(place) => place.note(calls),
-            }
-        }
-        if let Timer::Fd(fd) = &mut self.timer {
-            fd.place.note(calls);
-        }
-        if let Some(news) = &mut self.news {
-            news.place.note(calls);
-        }
     }
 }
 

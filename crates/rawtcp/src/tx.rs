@@ -92,6 +92,19 @@ pub(crate) fn transmit(
     if inner.conn.is_quiet(now) {
         return Sent::All;
     }
+    transmit_now(host, cell, inner, now, turn, trouble)
+}
+
+/// The same where something may be to be sent. A function of its own, so that whoever has nothing does not pay for its arrays.
+#[inline(never)]
+fn transmit_now(
+    host: &Host,
+    cell: &Arc<ConnCell>,
+    inner: &mut Inner,
+    now: Instant,
+    turn: bool,
+    trouble: &mut Trouble,
+) -> Sent {
     let (at, link) = inner.lane.choose(now);
     let open = host.devices.get(at);
     if open.queue.is_busy() && open.queue.join(cell, turn) {
@@ -103,11 +116,12 @@ pub(crate) fn transmit(
     let limits = TxLimits { max_payload: segmentable, timer_slack: TIMER_SLACK };
 
     let mut decided = SmallVec::<[Transmit; HOLD]>::new();
-    let mut runs = 0;
-    while decided.len() < HOLD && runs < RUNS {
+    let (mut runs, mut all) = (0, false);
+    while !all && decided.len() < HOLD && runs < RUNS {
         let Some(transmit) = inner.conn.poll_transmit(now, &limits) else { break };
         runs += usize::from(transmit.segment_size != 0);
         decided.push(transmit);
+        all = inner.conn.is_quiet(now);
     }
     if decided.is_empty() {
         return Sent::All;
@@ -115,6 +129,7 @@ pub(crate) fn transmit(
     inner.blocked = send_all(&By { host, open, link }, cell, &inner.conn, &decided, trouble);
     match inner.blocked {
         true => Sent::Blocked,
+        false if all => Sent::All,
         false if runs > 0 => Sent::More { packets: runs * WHOLE },
         false if decided.len() == HOLD => Sent::More { packets: HOLD },
         false => Sent::All,

@@ -259,9 +259,8 @@ impl Connection {
         match self.length_to_send(now, limits, mss) {
             Some(len) => {
                 let mut len = self.pace(now, limits.timer_slack, len, mss)?;
-                if from_nothing {
-                    // Now that something leaves: once for a pause, and with all of it.
-                    self.restart_after_idle(now);
+                // Now that something leaves: once for a pause, and with all of it.
+                if from_nothing && self.restart_after_idle(now) {
                     len = self.length_to_send(now, limits, mss).map_or(len, |less| less.min(len));
                 }
                 self.pending.push = false;

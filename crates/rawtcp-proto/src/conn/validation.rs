@@ -87,12 +87,13 @@ impl Connection {
         self.recovery.cwnd_limited || (slow_start && self.cc.cwnd() < self.recovery.max_flight.saturating_mul(2))
     }
 
-    /// RFC 5681 §4.1: a window that has not been used for an RTO is not known to fit any more.
-    pub(super) fn restart_after_idle(&mut self, now: Instant) {
+    /// RFC 5681 §4.1: a window that has not been used for an RTO is not known to fit any more. Says whether it is another now.
+    pub(super) fn restart_after_idle(&mut self, now: Instant) -> bool {
         let (idle, rto) = (now.since(self.last_sent), self.rtt.rto());
+        let before = self.cc.cwnd();
         self.cc.on_restart(now);
         if idle <= rto || self.snd.nxt <= Offset(1) {
-            return;
+            return self.cc.cwnd() != before;
         }
         match self.config.cwnd_validation {
             CwndValidation::Decay => self.cc.on_idle(now, idle, rto),
@@ -102,6 +103,7 @@ impl Connection {
         }
         self.trace_window(WindowReason::Idle);
         self.recovery.used.restart(now);
+        self.cc.cwnd() != before
     }
 
     /// So much is in flight; a window that the application did not fill for as long as an RTO is not known to fit the

@@ -295,8 +295,10 @@ impl SentQueue {
             self.step();
             let before = run.totals(old);
             let gone = run.live(old) & !run.live(una);
-            let touched = run.overlapping(&(old..una), old) & !run.sacked;
-            out.any_retransmitted_acked |= touched & run.retransmitted != 0;
+            if run.retransmitted != 0 {
+                let touched = run.overlapping(&(old..una), old) & !run.sacked;
+                out.any_retransmitted_acked |= touched & run.retransmitted != 0;
+            }
             let delivered = gone & !run.sacked;
             self.deliver(0, delivered, &mut out);
             self.totals.sub(before);
@@ -305,7 +307,7 @@ impl SentQueue {
             run.lost &= !gone;
             run.retransmitted &= !gone;
             self.totals.add(run.totals(una));
-            if run.lost == 0 {
+            if run.lost == 0 && !self.lost_runs.is_empty() {
                 self.lost_runs.remove(&run.start);
             }
             if run.end > una {

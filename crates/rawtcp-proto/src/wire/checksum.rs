@@ -58,10 +58,10 @@ pub fn finish(sum: u32) -> u16 {
 /// addresses count as IPv6 with IPv4 ones mapped.
 pub fn pseudo_header(src: IpAddr, dst: IpAddr, proto: u8, len: u32) -> u32 {
     let addresses = match (src, dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => combine(sum(&src.octets()), sum(&dst.octets()), false),
-        _ => combine(sum(&mapped(src)), sum(&mapped(dst)), false),
+        (IpAddr::V4(src), IpAddr::V4(dst)) => u64::from(src.to_bits()) + u64::from(dst.to_bits()),
+        _ => u64::from(combine(sum(&mapped(src)), sum(&mapped(dst)), false)),
     };
-    u32::from(fold(u64::from(addresses) + u64::from(proto) + u64::from(len)))
+    u32::from(fold(addresses + u64::from(proto) + u64::from(len)))
 }
 
 /// The octets of an address as IPv6.
