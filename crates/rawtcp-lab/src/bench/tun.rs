@@ -44,8 +44,7 @@ pub(super) fn prepare(place: &Place, path: Path) -> io::Result<()> {
     place.server.enable_forwarding()?;
     if path == Path::Lo {
         // The kernel's server, which must not be at an address that the client's stack believes to be its own.
-        place.server.add_address("lo", SERVER_V6, 128)?;
-        return place.server.wait_for_address(SERVER_V6);
+        return place.server.add_address("lo", SERVER_V6, 128);
     }
     let ways = |host: &Namespace, networks: [(IpAddr, u8); 2], by: [IpAddr; 2]| {
         networks.into_iter().zip(by).try_for_each(|((ip, prefix), by)| host.add_route(base(ip), prefix, by))

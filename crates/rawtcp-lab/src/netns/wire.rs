@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures::TryStreamExt;
 use rawtcp_io::ethtool::{self, Feature};
 use rtnetlink::packet_route::address::AddressHeaderFlags;
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, State};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, State};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
@@ -89,7 +89,7 @@ impl Namespace {
             .map_err(|error| context(error, format_args!("can not set the MTU of {interface} to {mtu}")))
     }
 
-    /// Gives an interface an address, usable at once.
+    /// Gives an interface an address, usable at once if the interface is up.
     pub fn add_address(&self, interface: &str, address: IpAddr, prefix: u8) -> io::Result<()> {
         let index = self.interface_index(interface)?;
         self.netlink(async |handle| {
@@ -99,12 +99,20 @@ impl Namespace {
             }
             request.execute().await
         })
+        .and_then(|()| if address.is_ipv6() && self.is_up(interface)? { self.wait_for_address(address) } else { Ok(()) })
         .map_err(|error| context(error, format_args!("can not add {address}/{prefix} to {interface}")))
+    }
+
+    fn is_up(&self, interface: &str) -> io::Result<bool> {
+        self.netlink(async |handle| {
+            let link = handle.link().get().match_name(interface.to_owned()).execute().try_next().await?;
+            Ok(link.is_some_and(|link| link.header.flags.contains(LinkFlags::Up)))
+        })
     }
 
     /// Waits until what is sent to this address of the namespace's own arrives: the kernel takes up one of IPv6 a moment after it
     /// was told of it.
-    pub fn wait_for_address(&self, address: IpAddr) -> io::Result<()> {
+    fn wait_for_address(&self, address: IpAddr) -> io::Result<()> {
         const MOST: Duration = Duration::from_secs(10);
         let any: IpAddr = if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         self.run(|| {
