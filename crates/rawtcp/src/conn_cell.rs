@@ -446,14 +446,12 @@ impl ConnCell {
     }
 }
 
-impl After {
-    /// The connection is over, and is about to leave the table.
-    pub(crate) fn leaves(&self) -> bool {
-        self.leave.is_some()
-    }
-}
-
 impl Inner {
+    /// It is over, and has left the table or is about to.
+    pub(crate) fn has_left(&self) -> bool {
+        self.detached
+    }
+
     /// Bytes of the stream that the peer has acknowledged since the connection was opened.
     pub(crate) fn acked_bytes(&self) -> u64 {
         self.conn.bytes_acked()
@@ -554,6 +552,27 @@ mod tests {
     fn a_cell_is_small() {
         let shell = size_of::<super::ConnCell>() - size_of::<rawtcp_proto::Connection>();
         assert!(shell <= 384, "{shell}");
+    }
+
+    /// A driver remembers who took the last segment.
+    #[tokio::test]
+    async fn a_cell_goes_with_its_connection() {
+        let stack = Stack::builder().device(Device::Loopback).build().unwrap();
+        let listener = stack.bind("127.0.0.1:0").await.unwrap();
+        for closes in [0, 1] {
+            let (a, b) = tokio::join!(stack.connect(listener.local_addr().unwrap()), listener.accept());
+            let mut ends = [a.unwrap(), b.unwrap().0];
+            let cells = ends.each_ref().map(|end| std::sync::Arc::downgrade(end.cell()));
+            ends[closes].shutdown().await.unwrap();
+            assert_eq!(ends[1 - closes].read(&mut [0]).await.unwrap(), 0);
+            drop(ends);
+            let gone = async {
+                while cells.iter().any(|cell| cell.strong_count() > 0) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(10), gone).await.expect("both are gone");
+        }
     }
 
     #[tokio::test]

@@ -69,7 +69,8 @@ pub(crate) struct Engine {
     local: (Option<Arc<LocalAddresses>>, u32),
     /// The one that the last packet was to.
     last_local: Option<IpAddr>,
-    /// The connection that the last segment was for: often the next one is, too.
+    /// The connection that took the last segment: often it takes the next one, too. One that has ended meanwhile, by another
+    /// thread's doing, stays here until there is another, without its buffers.
     last: Option<Arc<ConnCell>>,
     batches: u32,
     /// Questions to the kernel since then.
@@ -290,7 +291,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives a connection its segment. `None`: it has ended, earlier in this batch or on another thread, and is out of the
+    /// Gives a connection its segment. `None`: it has ended, by this or earlier or on another thread, and is out of the
     /// table now. The peer may know: a SYN that were dropped here would come again after a second only.
     fn give(
         &mut self,
@@ -556,16 +557,17 @@ impl Engine {
                 let becomes_busy = inner.until_busy == 1;
                 inner.until_busy = inner.until_busy.saturating_sub(1);
                 cell.settle(&mut inner, now, &mut after);
+                let left = inner.has_left();
                 drop(inner);
-                (after, becomes_busy, late)
+                (after, becomes_busy, late, left)
             }));
             match settled {
-                Ok((after, becomes_busy, late)) => {
+                Ok((after, becomes_busy, late, left)) => {
                     self.late |= late;
                     if becomes_busy {
                         self.busy.push(cell.tuple().local);
                     }
-                    if after.leaves() {
+                    if left {
                         self.last.take_if(|last| Arc::ptr_eq(last, &cell));
                     }
                     cell.finish(after);

@@ -14,11 +14,11 @@ const KICK: Calls = 1 << 63;
 
 /// The call of the `i`th thing that a driver waits for. There are seldom more than ten; the last is for all beyond.
 pub(crate) fn call(i: usize) -> Calls {
-    1 << i.min(62)
+    1 << i.min(SHARED_CALL.trailing_zeros() as usize)
 }
 
 /// What [`call`] gives more than one.
-pub(crate) const SHARED_CALL: Calls = 1 << 62;
+pub(crate) const SHARED_CALL: Calls = KICK >> 1;
 
 /// One driver's.
 #[derive(Debug, Default)]

@@ -195,7 +195,17 @@ impl Rounds {
         let network = host.devices.network().filter(|_| first);
         let news = network.map(|network| Watched::new(network.news(), place())).transpose()?;
         let engine = Engine::new(host.clone(), driver);
-        Ok(Rounds { engine, driver, sources, called: Calls::MAX, timer, news, held_up: 0, ending: false, at_work: false })
+        Ok(Rounds {
+            engine,
+            driver,
+            sources,
+            called: Calls::MAX,
+            timer,
+            news,
+            held_up: 0,
+            ending: false,
+            at_work: false,
+        })
     }
 
     /// Takes what a device has received, one batch, if it has called. Says whether there may be more of it.

@@ -99,7 +99,9 @@ impl Namespace {
             }
             request.execute().await
         })
-        .and_then(|()| if address.is_ipv6() && self.is_up(interface)? { self.wait_for_address(address) } else { Ok(()) })
+        .and_then(
+            |()| if address.is_ipv6() && self.is_up(interface)? { self.wait_for_address(address) } else { Ok(()) },
+        )
         .map_err(|error| context(error, format_args!("can not add {address}/{prefix} to {interface}")))
     }
 

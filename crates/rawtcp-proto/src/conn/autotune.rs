@@ -59,7 +59,8 @@ impl Connection {
     /// [`recv_buffer_on_request`](crate::ConnConfig::recv_buffer_on_request) has the caller decide. Ask after
     /// reads; answer with [`grant_recv_buffer`](Self::grant_recv_buffer) whenever there is something to give.
     pub fn wants_recv_buffer(&self) -> Option<usize> {
-        (self.demand.wanted > self.recv_buffer).then_some(self.demand.wanted)
+        // Behind the end nothing comes, however fast the rest is read.
+        (self.state.may_receive() && self.demand.wanted > self.recv_buffer).then_some(self.demand.wanted)
     }
 
     /// The receive buffer is `bytes` large from now on, at most

@@ -65,7 +65,8 @@ impl Transmit {
 const NO_PAYLOAD: OffsetRange = Offset(1)..Offset(1);
 
 impl Connection {
-    /// The next segment to send. Call until it answers `None`, then look at events and timers.
+    /// The next segment to send. Call until it answers `None`, or [`is_quiet`](Self::is_quiet) says that it would, then look at
+    /// events and timers.
     pub fn poll_transmit(&mut self, now: Instant, limits: &TxLimits) -> Option<Transmit> {
         self.trace_now(now);
         let transmit = self.decide(now, limits);

@@ -77,6 +77,22 @@ fn growth_on_request_waits_for_the_grant() {
     assert_eq!(p.ends[B].recv_buffer(), 6 << 20);
 }
 
+/// What is granted to a connection that has left the table would never come back.
+#[test]
+fn behind_the_end_nobody_wants_a_larger_buffer() {
+    let config = ConnConfig { recv_buffer_on_request: true, ..ConnConfig::default() };
+    let mut p = pair(ConnConfig::default(), config);
+    flow(&mut p, 20);
+    assert!(p.ends[B].wants_recv_buffer().is_some());
+    let now = p.now;
+    p.ends[A].shutdown(now).unwrap();
+    p.run_until(|p| {
+        p.read_all(B);
+        p.ends[B].state() == crate::State::CloseWait
+    });
+    assert_eq!(p.ends[B].wants_recv_buffer(), None);
+}
+
 #[test]
 fn a_size_set_while_the_syn_is_on_its_way_does_not_change_the_scale_it_offered() {
     let mut p = Pair::new(ConnConfig::default(), ConnConfig::default());
