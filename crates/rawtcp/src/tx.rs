@@ -45,7 +45,7 @@ const LARGEST: usize = 65_535 - HeaderBuf::CAPACITY;
 /// How a hold ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
-    /// Nothing is left to be sent.
+    /// Nothing is left that may be sent now.
     All,
     /// The hold is used up with this many packets: there may be more.
     More { packets: usize },
@@ -118,7 +118,10 @@ fn transmit_now(
     let mut decided = SmallVec::<[Transmit; HOLD]>::new();
     let (mut runs, mut all) = (0, false);
     while !all && decided.len() < HOLD && runs < RUNS {
-        let Some(transmit) = inner.conn.poll_transmit(now, &limits) else { break };
+        let Some(transmit) = inner.conn.poll_transmit(now, &limits) else {
+            all = true;
+            break;
+        };
         runs += usize::from(transmit.segment_size != 0);
         decided.push(transmit);
         all = inner.conn.is_quiet(now);
