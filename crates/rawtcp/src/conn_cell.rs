@@ -238,8 +238,10 @@ impl ConnCell {
         if inner.detached {
             return;
         }
-        let rest_at = inner.conn.rest_at();
-        let at = inner.conn.poll_timeout().map_or(rest_at, |at| Some(rest_at.map_or(at, |rest_at| at.min(rest_at))));
+        let at = match (inner.conn.poll_timeout(), inner.conn.rest_at()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
         if let Some(at) = at
             && inner.armed.is_none_or(|armed| at < armed)
         {
