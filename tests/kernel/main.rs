@@ -17,6 +17,7 @@ mod info;
 mod ingress;
 mod load;
 mod ownership;
+mod packet_device;
 mod pmtu;
 mod short_clients;
 mod transfer;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     tests.extend(pmtu::tests());
     tests.extend(urgent::tests());
     tests.extend(ethernet::tests());
+    tests.extend(packet_device::tests());
     tests.extend(drivers::tests());
     tests.extend(ownership::tests());
     tests.extend(churn::tests());

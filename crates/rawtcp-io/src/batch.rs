@@ -19,7 +19,7 @@ pub const OWNED_MIN: usize = RX_SLOT_SIZE / 4;
 const POOL: usize = 64;
 
 /// Packets asked for at once while they are large: what one turn brings is read while it is in the cache.
-const LARGE_BATCH: usize = 8;
+pub(crate) const LARGE_BATCH: usize = 8;
 
 /// The fewest asked for while they are small: twice as many as came last, up to all that one call can bring.
 const SMALL_BATCH: usize = 4;
@@ -171,13 +171,13 @@ impl RxBatch {
         buffer
     }
 
-    /// The buffers of the first `n` slots, prepared.
-    pub(crate) fn prepare_first(&mut self, n: usize) -> impl Iterator<Item = &mut BytesMut> {
-        let n = n.min(self.slots.len());
-        for i in 0..n {
+    /// The buffers of the next `n` slots, or of as many as there are, prepared.
+    pub(crate) fn prepare_next(&mut self, n: usize) -> impl Iterator<Item = &mut BytesMut> {
+        let end = self.slots.len().min(self.len + n);
+        for i in self.len..end {
             self.prepare(i);
         }
-        self.slots[..n].iter_mut().map(|slot| &mut slot.buffer)
+        self.slots[self.len..end].iter_mut().map(|slot| &mut slot.buffer)
     }
 
     /// Makes the next slot's buffer a packet of the batch. Slots in between that are not wanted must be swapped away
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_slot_of_a_dropped_packet_is_passed_over() {
         let mut batch = RxBatch::new(3);
-        for (i, buffer) in batch.prepare_first(3).enumerate() {
+        for (i, buffer) in batch.prepare_next(3).enumerate() {
             buffer.extend_from_slice(&[i as u8; 10]);
         }
         for i in [0, 2] {

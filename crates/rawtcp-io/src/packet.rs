@@ -5,6 +5,8 @@
 //! The kernel's own TCP/IP sees the same frames, behind this socket: guards keep it quiet as with raw IP sockets, while its
 //! firewall does not apply to what is received here. Frames leave through the interface's queueing discipline.
 //!
+//! * **Receiving**: packets that fit into a frame of the receive [ring](PacketConfig::ring_frames) are taken from it
+//!   without a system call; larger ones come by the socket's queue, straight into the buffer that is handed on.
 //! * **Fragments**: of IPv4, the kernel puts them together for this socket (`PACKET_FANOUT_FLAG_DEFRAG`). Those of IPv6
 //!   are received as they are, to be dropped and counted by whoever parses them.
 //! * **VLANs**: a tagged frame belongs to the VLAN's own interface, where it comes a second time, without the tag; the
@@ -14,16 +16,17 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::batch::Portion;
+use crate::batch::{LARGE_BATCH, Portion};
 use crate::filter::{self, Start};
 use crate::network::{Interface, Mac};
 use crate::raw_ip::{classify, enlarge_receive_buffer};
-use crate::sys::{self, frames};
+use crate::sys::ring::{Frame, Ring};
+use crate::sys::{self, ReceiveOutcome, frames};
 use crate::{
     Capabilities, Drained, PacketIo, PortSet, ReadySource, RxBatch, RxMeta, SendError, TxPacket, privileges, vnet,
 };
@@ -50,12 +53,16 @@ pub struct PacketConfig {
     /// Memory for frames that wait in the interface's queue, likewise. Without CAP_NET_ADMIN no more than twice
     /// `net.core.wmem_max` is given.
     pub send_buffer: usize,
+    /// Frames of the receive ring, 2 KiB each, which the kernel allocates at once, beside `recv_buffer`: each packet takes
+    /// one until it is received, and when none is left, packets are dropped. A multiple of 32 at least as large is made.
+    /// 0: no ring, and everything comes by the queue; as where the system refuses one.
+    pub ring_frames: usize,
 }
 
 impl Default for PacketConfig {
-    /// 8 MiB for what is received, and 4 MiB, some sixty of the largest packets, for what is sent.
+    /// 8 MiB for what is received, as much for the ring, and 4 MiB, some sixty of the largest packets, for what is sent.
     fn default() -> Self {
-        Self { recv_buffer: 8 << 20, send_buffer: 4 << 20 }
+        Self { recv_buffer: 8 << 20, send_buffer: 4 << 20, ring_frames: 4096 }
     }
 }
 
@@ -65,9 +72,11 @@ pub struct PacketDevice {
     socket: Socket,
     interface: Arc<Interface>,
     recv_buffer: usize,
+    /// Locked for the length of a receive.
+    ring: Option<Mutex<Ring>>,
     truncated: AtomicU64,
     drops: AtomicU64,
-    /// Frames to ask for at once.
+    /// Frames to ask for at once, without a ring.
     portion: Portion,
 }
 
@@ -114,11 +123,14 @@ impl PacketDevice {
         sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1 as libc::c_int)?;
         let recv_buffer = enlarge_receive_buffer(&socket, config.recv_buffer)?;
         enlarge_send_buffer(&socket, config.send_buffer)?;
+        // Without one everything comes by the queue.
+        let ring = (config.ring_frames > 0).then(|| Ring::map(fd, config.ring_frames).ok()).flatten();
         frames::bind(fd, interface.index(), libc::ETH_P_ALL)?;
         Ok(Self {
-            socket,
             interface: interface.clone(),
-            recv_buffer,
+            recv_buffer: ring.as_ref().map_or(recv_buffer, |ring| recv_buffer.min(ring.bytes())),
+            ring: ring.map(Mutex::new),
+            socket,
             truncated: AtomicU64::new(0),
             drops: AtomicU64::new(0),
             portion: Portion::new(),
@@ -142,6 +154,60 @@ impl PacketDevice {
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    /// What the virtio-net header says of a packet.
+    fn meta(&self, prefix: &[u8; PREFIX]) -> Option<RxMeta> {
+        let (offload, _) = prefix.split_first_chunk::<{ vnet::LENGTH }>()?;
+        let (checksum, segment_size) = vnet::parse(offload);
+        Some(RxMeta { checksum, segment_size, ifindex: self.interface.index(), ..RxMeta::IP })
+    }
+
+    /// Receives up to `most` packets from the socket's queue, behind those that the batch holds.
+    fn receive(&self, batch: &mut RxBatch, most: usize) -> io::Result<ReceiveOutcome> {
+        let outcome = frames::receive(self.fd(), batch, most, |prefix| self.meta(prefix))?;
+        if outcome.truncated > 0 {
+            self.truncated.fetch_add(outcome.truncated as u64, Ordering::Relaxed);
+        }
+        Ok(outcome)
+    }
+
+    /// Receives what the ring has, in order, and of large packets as many as without a ring.
+    fn take(&self, ring: &mut Ring, batch: &mut RxBatch) -> io::Result<Drained> {
+        let mut large = 0;
+        while !batch.is_full() && large < LARGE_BATCH {
+            let (mut taken, mut lost) = (1, 0);
+            match ring.frame(0) {
+                Some(Frame::Whole(frame)) => match frame.split_first_chunk::<PREFIX>() {
+                    Some((prefix, packet)) => {
+                        if let Some(meta) = self.meta(prefix) {
+                            batch.push(meta, packet);
+                        }
+                    }
+                    None => lost = 1,
+                },
+                Some(Frame::Queued) => {
+                    let most = (batch.capacity() - batch.len()).min(LARGE_BATCH - large);
+                    let queued = (1..most).take_while(|&ahead| ring.frame(ahead) == Some(Frame::Queued)).count();
+                    taken = self.receive(batch, 1 + queued)?.received;
+                    if taken == 0 {
+                        (taken, lost) = (1, 1);
+                    }
+                    large += taken;
+                }
+                Some(Frame::Lost) => lost = 1,
+                None if batch.is_empty() => {
+                    // Nobody asks the queue, which would have told that the interface is down.
+                    return self.socket.take_error()?.map_or(Ok(Drained::Yes), Err);
+                }
+                None => return Ok(Drained::Yes),
+            }
+            ring.release(taken);
+            if lost > 0 {
+                self.drops.fetch_add(lost, Ordering::Relaxed);
+            }
+        }
+        Ok(Drained::Maybe)
     }
 
     /// The virtio-net header and the Ethernet header.
@@ -183,17 +249,12 @@ impl PacketIo for PacketDevice {
 
     fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
         batch.clear();
-        let ifindex = self.interface.index();
-        let most = self.portion.most();
-        let outcome = frames::receive(self.fd(), batch, most, |prefix: &[u8; PREFIX]| {
-            let (offload, _) = prefix.split_first_chunk::<{ vnet::LENGTH }>()?;
-            let (checksum, segment_size) = vnet::parse(offload);
-            Some(RxMeta { checksum, segment_size, ifindex, ..RxMeta::IP })
-        })?;
-        self.portion.learn(batch);
-        if outcome.truncated > 0 {
-            self.truncated.fetch_add(outcome.truncated as u64, Ordering::Relaxed);
+        if let Some(ring) = &self.ring {
+            // What a panic left behind is whole: a frame is given back after it was taken.
+            return self.take(&mut ring.lock().unwrap_or_else(PoisonError::into_inner), batch);
         }
+        let outcome = self.receive(batch, self.portion.most())?;
+        self.portion.learn(batch);
         // Fewer than asked for means that the kernel found the queue empty.
         Ok(if outcome.received < outcome.asked { Drained::Yes } else { Drained::Maybe })
     }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod frames;
+pub(crate) mod ring;
 pub(crate) mod tun;
 
 use std::io::{self, IoSlice};
@@ -202,7 +203,7 @@ pub(crate) fn receive(
     // SAFETY: all-zero is a valid mmsghdr: null pointers, zero lengths, and on musl zeroed padding.
     let mut messages: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
 
-    for (i, buffer) in batch.prepare_first(asked).enumerate() {
+    for (i, buffer) in batch.prepare_next(asked).enumerate() {
         vectors[i].iov_base = buffer.spare_capacity_mut().as_mut_ptr().cast();
         vectors[i].iov_len = RX_SLOT_SIZE;
         let header = &mut messages[i].msg_hdr;

@@ -31,7 +31,7 @@ pub(crate) fn bind(fd: BorrowedFd<'_>, ifindex: u32, protocol: libc::c_int) -> i
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Receives up to `most` frames into a cleared batch: the first `P` bytes of each are given to `meta`, which may refuse
+/// Receives up to `most` frames behind those that the batch holds: the first `P` bytes of each are given to `meta`, which may refuse
 /// it, the rest becomes the packet. Never blocks.
 pub(crate) fn receive<const P: usize>(
     fd: BorrowedFd<'_>,
@@ -39,13 +39,14 @@ pub(crate) fn receive<const P: usize>(
     most: usize,
     mut meta: impl FnMut(&[u8; P]) -> Option<RxMeta>,
 ) -> io::Result<ReceiveOutcome> {
-    let asked = batch.capacity().min(BATCH).min(most);
+    let first = batch.len();
+    let asked = (batch.capacity() - first).min(BATCH).min(most);
     // Only as many as are asked for are written to: this is done for each batch, and most are small.
     let mut prefixes = [const { MaybeUninit::<[u8; P]>::uninit() }; BATCH];
     let mut vectors = [const { MaybeUninit::<[libc::iovec; 2]>::uninit() }; BATCH];
     let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
     let places = prefixes.iter_mut().zip(&mut vectors).zip(&mut messages);
-    for (((prefix, vectors), message), buffer) in places.zip(batch.prepare_first(asked)) {
+    for (((prefix, vectors), message), buffer) in places.zip(batch.prepare_next(asked)) {
         let vectors = vectors.write([
             libc::iovec { iov_base: prefix.as_mut_ptr().cast(), iov_len: P },
             libc::iovec { iov_base: buffer.spare_capacity_mut().as_mut_ptr().cast(), iov_len: RX_SLOT_SIZE },
@@ -66,7 +67,7 @@ pub(crate) fn receive<const P: usize>(
         let length = (message.msg_len as usize).saturating_sub(P).min(RX_SLOT_SIZE);
         // SAFETY: the kernel filled the P bytes of the prefix first and then wrote the rest of `msg_len` bytes, at most
         // the RX_SLOT_SIZE offered, to the start of this slot's (empty) buffer, whose capacity is at least RX_SLOT_SIZE.
-        unsafe { batch.buffer(i).set_len(length) };
+        unsafe { batch.buffer(first + i).set_len(length) };
         let cut = message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
         if cut || (message.msg_len as usize) < P {
             truncated += 1;
@@ -74,7 +75,7 @@ pub(crate) fn receive<const P: usize>(
         }
         // SAFETY: the kernel has filled the P bytes of the prefix, which come first.
         if let Some(meta) = meta(unsafe { prefixes[i].assume_init_ref() }) {
-            batch.swap_unused(i);
+            batch.swap_unused(first + i);
             batch.commit(meta);
         }
     }

@@ -1,0 +1,205 @@
+//! The AF_PACKET device alone: what comes by its receive ring and what by its queue.
+
+use crate::common::{Outcome, PATIENCE};
+use crate::tests;
+use rawtcp_io::afpacket_raw::{PacketOptions, PacketSocket};
+use rawtcp_io::network::{Interface, Mac, Network};
+use rawtcp_io::wait::{Interest, poll};
+use rawtcp_io::{Drained, PacketConfig, PacketDevice, PacketIo, PortSet, ReadySource, RxBatch};
+use rawtcp_lab::netns::Namespace;
+use rawtcp_lab::topology::{INTERFACE, Pair};
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+tests!(
+    packets_of_all_sizes_come_in_order_by_the_ring,
+    packets_of_all_sizes_come_in_order_without_a_ring,
+    large_packets_come_a_few_at_a_time,
+    losses_of_a_full_ring_are_counted_exactly,
+    losses_of_a_full_queue_are_counted_exactly,
+    an_interface_that_goes_down_is_an_error_once,
+);
+
+const PORT: u16 = 4700;
+/// Larger than a frame of the ring holds.
+const LARGE: usize = 8000;
+
+/// A device of the server, and a socket of the client that frames are sent by.
+fn device(pair: &Pair, config: &PacketConfig) -> io::Result<(PacketDevice, Wire)> {
+    pair.set_mtu(9000)?;
+    let (device, mac) = pair.server.run(|| {
+        let interface = interface()?;
+        let device = PacketDevice::open(&interface, config)?;
+        device.set_ports(&PortSet::from_iter([PORT]))?;
+        io::Result::Ok((device, interface.mac()))
+    })?;
+    Ok((device, Wire::new(&pair.client, mac)?))
+}
+
+fn interface() -> io::Result<Arc<Interface>> {
+    Network::open()?.interfaces().first().cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+struct Wire {
+    socket: PacketSocket,
+    to: Mac,
+}
+
+impl Wire {
+    fn new(host: &Namespace, to: Mac) -> io::Result<Self> {
+        let socket = host.run(|| PacketSocket::bind(interface()?.index(), PacketOptions::default()))?;
+        Ok(Self { socket, to })
+    }
+
+    /// Sends a packet of this many bytes, of which nothing matters but its port and its number.
+    fn send(&self, length: usize, number: u32) -> io::Result<()> {
+        self.socket.send(&[&self.to[..], &[2, 0, 0, 0, 0, 1], &[8, 0], &packet(length, number)].concat())
+    }
+}
+
+fn packet(length: usize, number: u32) -> Vec<u8> {
+    let mut packet = vec![0x45, 0];
+    packet.extend((length as u16).to_be_bytes());
+    packet.extend([0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    packet.extend(1_u16.to_be_bytes());
+    packet.extend(PORT.to_be_bytes());
+    packet.extend(number.to_be_bytes());
+    packet.extend((packet.len()..length).map(|at| (at as u32 ^ number) as u8));
+    packet
+}
+
+/// Waits until the device has something, or for long enough.
+fn wait(device: &PacketDevice) -> io::Result<()> {
+    let ReadySource::Fd(fd) = device.ready_source() else { unreachable!("a socket has a descriptor") };
+    if poll(&mut [Interest::readable(fd)], Some(PATIENCE))? == 0 {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    Ok(())
+}
+
+fn packets_of_all_sizes_come_in_order_by_the_ring() -> Outcome {
+    // The smallest ring, so that it is gone round many times.
+    packets_of_all_sizes_come_in_order(&PacketConfig { ring_frames: 1, ..PacketConfig::default() })
+}
+
+fn packets_of_all_sizes_come_in_order_without_a_ring() -> Outcome {
+    packets_of_all_sizes_come_in_order(&PacketConfig { ring_frames: 0, ..PacketConfig::default() })
+}
+
+fn packets_of_all_sizes_come_in_order(config: &PacketConfig) -> Outcome {
+    /// Around what a frame of the ring holds, an MTU of 1500, and more large ones in a row than come at once.
+    const SIZES: [usize; 22] = [
+        40, 1500, LARGE, 40, 1940, 1950, 1957, 1958, 1959, 1960, 1970, 2048, 9000, 9000, 9000, 9000, 9000, 9000, 9000,
+        9000, 9000, 64,
+    ];
+    let pair = Pair::new()?;
+    let (device, wire) = device(&pair, config)?;
+    // Fewer than come at once, and as many as the drivers take.
+    for capacity in [5, 32] {
+        let mut batch = RxBatch::new(capacity);
+        for round in 0..20 {
+            let sent: Vec<_> =
+                (0..31).map(|i| (SIZES[(round * 7 + i) % SIZES.len()], (round * 31 + i) as u32)).collect();
+            sent.iter().try_for_each(|(length, number)| wire.send(*length, *number))?;
+            let mut received = Vec::new();
+            while received.len() < sent.len() {
+                wait(&device)?;
+                while device.recv(&mut batch)? == Drained::Maybe || !batch.is_empty() {
+                    received.extend(batch.iter().map(|(_, packet)| packet.to_vec()));
+                }
+            }
+            assert!(
+                received.iter().map(Vec::as_slice).eq(sent.iter().map(|(length, number)| packet(*length, *number)))
+            );
+        }
+    }
+    assert_eq!((device.drops(), device.truncated()), (0, 0));
+    Ok(())
+}
+
+/// What one receive brings is acknowledged as a whole, and invites the sender to send as much at once.
+fn large_packets_come_a_few_at_a_time() -> Outcome {
+    let pair = Pair::new()?;
+    let (device, wire) = device(&pair, &PacketConfig::default())?;
+    let sizes: Vec<_> = [[LARGE; 5], [40; 5], [LARGE; 5], [LARGE; 5]].concat();
+    (0..).zip(&sizes).try_for_each(|(number, length)| wire.send(*length, number))?;
+    let mut batch = RxBatch::new(64);
+    let mut receives = Vec::new();
+    while receives.iter().sum::<usize>() < sizes.len() {
+        // All have been sent, but the last may be on its way still.
+        wait(&device)?;
+        device.recv(&mut batch)?;
+        receives.push(batch.len());
+        assert!(batch.iter().filter(|(_, packet)| packet.len() == LARGE).count() <= 8, "{receives:?}");
+    }
+    assert_eq!(receives.iter().sum::<usize>(), sizes.len());
+    Ok(())
+}
+
+fn losses_of_a_full_ring_are_counted_exactly() -> Outcome {
+    let pair = Pair::new()?;
+    let (device, wire) = device(&pair, &PacketConfig { ring_frames: 32, ..PacketConfig::default() })?;
+    assert_eq!(device.recv_queue_bytes(), 64 << 10);
+    let mut batch = RxBatch::new(100);
+    for first in [0, 100] {
+        (first..first + 100).try_for_each(|number| wire.send(40, number))?;
+        let until = Instant::now() + PATIENCE;
+        while device.drops() < u64::from(first / 100 + 1) * 68 && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        assert_eq!(device.drops(), u64::from(first / 100 + 1) * 68);
+        assert_eq!(device.recv(&mut batch)?, Drained::Yes);
+        // The first ones are kept, and afterwards it is as good as new.
+        assert!(
+            batch.iter().map(|(_, packet)| packet.to_vec()).eq((first..first + 32).map(|number| packet(40, number)))
+        );
+    }
+    Ok(())
+}
+
+fn losses_of_a_full_queue_are_counted_exactly() -> Outcome {
+    let pair = Pair::new()?;
+    let (device, wire) = device(&pair, &PacketConfig { recv_buffer: 64 << 10, ..PacketConfig::default() })?;
+    assert_eq!(device.recv_queue_bytes(), 64 << 10);
+    let sizes = [[LARGE; 20], [40; 20], [LARGE; 20]].concat();
+    (0..).zip(&sizes).try_for_each(|(number, length)| wire.send(*length, number))?;
+    let (mut large, mut small, mut last) = (0, 0, None);
+    let mut batch = RxBatch::new(32);
+    while large + small + device.drops() < sizes.len() as u64 {
+        wait(&device)?;
+        device.recv(&mut batch)?;
+        for (_, packet) in batch.iter() {
+            *if packet.len() == LARGE { &mut large } else { &mut small } += 1;
+            let number = packet[24..28].to_vec();
+            assert!(last.replace(number.clone()).is_none_or(|before| before < number));
+        }
+    }
+    assert_eq!((small, large + device.drops()), (20, 40));
+    assert!((2..40).contains(&large), "{large} of 40");
+    Ok(())
+}
+
+/// Nobody asks the queue of a socket with a ring, which the kernel would have told.
+fn an_interface_that_goes_down_is_an_error_once() -> Outcome {
+    let pair = Pair::new()?;
+    for ring_frames in [0, 32] {
+        let (device, wire) = device(&pair, &PacketConfig { ring_frames, ..PacketConfig::default() })?;
+        let mut batch = RxBatch::new(8);
+        pair.server.set_link_up(INTERFACE, false)?;
+        wait(&device)?;
+        let error = device.recv(&mut batch).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NetworkDown);
+        assert_eq!((device.recv(&mut batch)?, batch.len()), (Drained::Yes, 0));
+        pair.server.set_link_up(INTERFACE, true)?;
+        let until = Instant::now() + PATIENCE;
+        while batch.is_empty() {
+            assert!(Instant::now() < until, "it carries nothing");
+            // Refused, or lost, until both ends are up.
+            let _ = wire.send(40, 1);
+            device.recv(&mut batch)?;
+        }
+        assert_eq!(batch.packet(0).1, packet(40, 1));
+    }
+    Ok(())
+}
