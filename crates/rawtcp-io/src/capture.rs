@@ -235,6 +235,9 @@ impl<D: PacketIo, W: Write + Send + std::fmt::Debug> PacketIo for Tee<D, W> {
     fn is_gone(&self) -> bool {
         self.device.is_gone()
     }
+    fn expect_poll(&self) {
+        self.device.expect_poll();
+    }
     fn release(&self) {
         self.device.release();
     }

@@ -166,7 +166,8 @@ pub enum Drained {
 /// How to wait for a device.
 #[derive(Debug)]
 pub enum ReadySource<'a> {
-    /// A descriptor for poll or epoll; readable and writable mean what they say.
+    /// A descriptor for edge-triggered epoll, or, with [`PacketIo::expect_poll`], for poll; readable and writable mean what
+    /// they say.
     Fd(BorrowedFd<'a>),
     /// Register a waker, then call `recv`, and only then wait. Always writable.
     Waker(&'a WakeSlot),
@@ -208,6 +209,10 @@ pub trait PacketIo: Send + Sync + Debug {
         false
     }
 
+    /// To be called before each wait by poll or level-triggered epoll. Without it the device's descriptor may be readable
+    /// all the time, and tells by edges that there is something new.
+    fn expect_poll(&self) {}
+
     /// Gives back to the system what others may be waiting for. The device is not used any more.
     fn release(&self) {}
 
@@ -216,7 +221,7 @@ pub trait PacketIo: Send + Sync + Debug {
     fn set_ports(&self, ports: &PortSet) -> io::Result<()>;
 
     /// Memory of the receive queue in bytes, as really given. The kernel charges a packet with more than its length:
-    /// 832 bytes for a 60-byte packet, about 1.6 times its length for a full one.
+    /// 832 bytes for a 60-byte packet, about 1.6 times its length for a full one; in a ring, 2 KiB for either.
     fn recv_queue_bytes(&self) -> usize;
 }
 
@@ -244,6 +249,9 @@ impl<D: PacketIo + ?Sized> PacketIo for std::sync::Arc<D> {
     }
     fn is_gone(&self) -> bool {
         (**self).is_gone()
+    }
+    fn expect_poll(&self) {
+        (**self).expect_poll();
     }
     fn release(&self) {
         (**self).release();

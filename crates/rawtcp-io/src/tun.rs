@@ -82,7 +82,8 @@ impl TunDevice {
         let mut rtnl = Rtnl::open()?;
         let named = config.interface.as_deref();
         let exists = rtnl.links()?.iter().any(|link| named == Some(&link.name));
-        let name = tun::attach(fd.as_fd(), named.unwrap_or(NAME)).map_err(|error| refused(error, named, exists))?;
+        let name = tun::attach(fd.as_fd(), named.unwrap_or(NAME), libc::IFF_TUN)
+            .map_err(|error| refused(error, named, exists))?;
         tun::set_header_length(fd.as_fd(), vnet::LENGTH)?;
         offload(fd.as_fd())?;
         let find = |rtnl: &mut Rtnl| {

@@ -208,6 +208,7 @@ impl Drain {
         let mut interests: Vec<_> = event.iter().map(|event| Interest::readable(event.as_fd())).collect();
         for open in host.devices.all() {
             if let ReadySource::Fd(fd) = open.io.ready_source() {
+                open.io.expect_poll();
                 let both = open.queue.is_busy();
                 interests.push(if both { Interest::both(fd) } else { Interest::readable(fd) });
             }

@@ -546,8 +546,8 @@ impl Host {
         if drops > 0 && !self.warned_drops.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 drops,
-                "the receive queue of a raw socket overflowed, which looks like loss on the path; \
-                 raise it with `sysctl -w net.core.rmem_max=8388608`"
+                "the receive queue of a raw socket overflowed, which looks like loss on the path; unless it was the ring of \
+                 an AF_PACKET socket, raise it with `sysctl -w net.core.rmem_max=8388608`"
             );
         }
     }

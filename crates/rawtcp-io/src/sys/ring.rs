@@ -31,8 +31,10 @@ pub(crate) enum Frame<'a> {
 pub(crate) struct Ring {
     memory: NonNull<u8>,
     frames: usize,
-    /// The oldest frame that was not given back.
+    /// The oldest frame that was not looked at.
     next: usize,
+    /// The one before it has not been given back yet.
+    held: bool,
 }
 
 // SAFETY: the memory is reached through this value only, and by the kernel, whose turn each frame's status tells by
@@ -40,38 +42,50 @@ pub(crate) struct Ring {
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// Has the kernel put what this socket receives into a ring of at least `frames`, at least one block of them. The
-    /// socket has `PACKET_VNET_HDR` set, is bound to nothing yet, and has no ring.
-    pub(crate) fn map(fd: BorrowedFd<'_>, frames: usize) -> io::Result<Self> {
-        set_option(fd, libc::SOL_PACKET, libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V2 as libc::c_int)?;
-        // Larger ones go to the queue, instead of being cut off.
-        set_option(fd, libc::SOL_PACKET, libc::PACKET_COPY_THRESH, 1 as libc::c_int)?;
+    /// Has the kernel put what this socket receives into a ring of at least `frames`, at least one block of them; `None`
+    /// where it refuses one. The socket has `PACKET_VNET_HDR` set, is bound to nothing yet, and has no ring.
+    ///
+    /// # Errors
+    /// The socket is of no use any more: what it receives goes to a ring that nobody sees.
+    pub(crate) fn map(fd: BorrowedFd<'_>, frames: usize) -> io::Result<Option<Self>> {
         let blocks = frames.div_ceil(BLOCK / FRAME).max(1);
-        let frames = blocks * (BLOCK / FRAME);
-        let number = |value: usize| u32::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
-        let request = [BLOCK, blocks, FRAME, frames].map(number);
-        let [block_size, block_nr, frame_size, frame_nr] = request;
-        // `struct tpacket_req`: these four numbers.
-        set_option(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, [block_size?, block_nr?, frame_size?, frame_nr?])?;
-        // SAFETY: a new mapping, where the system likes it; the kernel checks that it is as long as the ring.
-        let memory = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                frames * FRAME,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                fd.as_raw_fd(),
-                0,
-            )
+        let frames = blocks.saturating_mul(BLOCK / FRAME);
+        let [Ok(block_size), Ok(blocks), Ok(frame_size), Ok(frame_count)] =
+            [BLOCK, blocks, FRAME, frames].map(u32::try_from)
+        else {
+            return Ok(None);
         };
-        let memory = NonNull::new(memory).filter(|memory| memory.as_ptr() != libc::MAP_FAILED);
-        let Some(memory) = memory else {
-            let error = io::Error::last_os_error();
-            // A ring that nobody sees would swallow everything.
-            set_option(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, [0_u32; 4])?;
-            return Err(error);
-        };
-        Ok(Self { memory: memory.cast(), frames, next: 0 })
+        let version = libc::tpacket_versions::TPACKET_V2 as libc::c_int;
+        let made = set_option(fd, libc::SOL_PACKET, libc::PACKET_VERSION, version)
+            // Larger ones go to the queue, instead of being cut off.
+            .and_then(|()| set_option(fd, libc::SOL_PACKET, libc::PACKET_COPY_THRESH, 1 as libc::c_int))
+            // `struct tpacket_req`.
+            .and_then(|()| set_ring(fd, [block_size, blocks, frame_size, frame_count]));
+        if made.is_err() {
+            return Ok(None);
+        }
+        match view(fd, frames) {
+            Ok(memory) => {
+                let ring = Self { memory, frames, next: 0, held: true };
+                let (_, status) = ring.place(frames - 1);
+                // As if it had been looked at, and not been given back yet.
+                status.store(libc::TP_STATUS_USER, Ordering::Release);
+                Ok(Some(ring))
+            }
+            Err(_) => set_ring(fd, [0; 4]).map(|()| None),
+        }
+    }
+
+    /// Has everything come by the queue from here on. What is in the ring is lost. Where the kernel refuses, as while a
+    /// process forked from this one has the ring as well, it stays.
+    pub(crate) fn end(self, fd: BorrowedFd<'_>) -> Result<(), Option<Self>> {
+        let Self { frames, next, held, .. } = self;
+        // First: the kernel frees no memory that is in use.
+        drop(self);
+        if set_ring(fd, [0; 4]).is_ok() {
+            return Ok(());
+        }
+        Err(view(fd, frames).ok().map(|memory| Self { memory, frames, next, held }))
     }
 
     /// Bytes of all frames.
@@ -79,9 +93,9 @@ impl Ring {
         self.frames * FRAME
     }
 
-    /// The frame `ahead` behind the oldest one, if the kernel has filled it and all before it have been looked at.
+    /// The frame `ahead` behind the oldest one that was not looked at, if the kernel has filled it.
     pub(crate) fn frame(&self, ahead: usize) -> Option<Frame<'_>> {
-        if ahead >= self.frames {
+        if ahead >= self.frames - usize::from(self.held) {
             return None;
         }
         let (start, status) = self.place(ahead);
@@ -107,20 +121,33 @@ impl Ring {
         Some(Frame::Whole(unsafe { std::slice::from_raw_parts(start.as_ptr().add(from), length) }))
     }
 
-    /// Gives the oldest frames back, all of which have been looked at.
+    /// These frames have been looked at. All are given back but the last: as long as the kernel finds that filled, the
+    /// socket counts as readable, and any packet, also one that is dropped, makes an edge for epoll.
     pub(crate) fn release(&mut self, count: usize) {
         for _ in 0..count {
-            let (_, status) = self.place(0);
+            self.give_back();
+            (self.next, self.held) = (self.after(self.next, 1), true);
+        }
+    }
+
+    /// Gives the last frame back, too: the socket is readable when there is something to look at.
+    pub(crate) fn give_back(&mut self) {
+        if std::mem::take(&mut self.held) {
+            let (_, status) = self.place(self.frames - 1);
             // All that was read of it has been read.
             status.store(libc::TP_STATUS_KERNEL, Ordering::Release);
-            self.next = if self.next + 1 == self.frames { 0 } else { self.next + 1 };
         }
+    }
+
+    /// The index of the frame so many, at most all, behind another.
+    fn after(&self, at: usize, ahead: usize) -> usize {
+        let at = at + ahead;
+        if at < self.frames { at } else { at - self.frames }
     }
 
     /// Where a frame begins, and its status, which the kernel looks at and changes at any time.
     fn place(&self, ahead: usize) -> (NonNull<u8>, &AtomicU32) {
-        let at = self.next + ahead;
-        let at = if at < self.frames { at } else { at - self.frames };
+        let at = self.after(self.next, ahead);
         // SAFETY: `next` and `ahead` are less than the number of frames, so `at` is the index of one that is mapped.
         let start = unsafe { self.memory.add(at * FRAME) };
         // SAFETY: the status is the header's first field, 32 bits and aligned, and is only used as an atomic.
@@ -128,9 +155,23 @@ impl Ring {
     }
 }
 
+fn set_ring(fd: BorrowedFd<'_>, request: [u32; 4]) -> io::Result<()> {
+    set_option(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, request)
+}
+
+/// Maps the ring of a socket, which has so many frames.
+fn view(fd: BorrowedFd<'_>, frames: usize) -> io::Result<NonNull<u8>> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping, where the system likes it; the kernel refuses any that is not as long as the ring.
+    let memory =
+        unsafe { libc::mmap(ptr::null_mut(), frames * FRAME, protection, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+    let memory = NonNull::new(memory).filter(|memory| memory.as_ptr() != libc::MAP_FAILED);
+    memory.map(NonNull::cast).ok_or_else(io::Error::last_os_error)
+}
+
 impl Drop for Ring {
     fn drop(&mut self) {
-        // SAFETY: this is the mapping that `map` made, and nothing borrows from it any more.
+        // SAFETY: this is the mapping that `view` made, and nothing borrows from it any more.
         unsafe { libc::munmap(self.memory.as_ptr().cast(), self.bytes()) };
     }
 }

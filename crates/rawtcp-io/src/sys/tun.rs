@@ -7,10 +7,11 @@ use super::interface_request;
 use crate::{RX_SLOT_SIZE, RxBatch, RxMeta};
 
 /// Attaches an open `/dev/net/tun` to the interface of this name, which is made if there is none; `%d` in it stands for a
-/// number of the kernel's choice. Packets then come and go behind a virtio-net header. Says the name.
-pub(crate) fn attach(fd: BorrowedFd<'_>, name: &str) -> io::Result<String> {
+/// number of the kernel's choice. Packets (`IFF_TUN`) or frames (`IFF_TAP`) then come and go behind a virtio-net header.
+/// Says the name.
+pub(crate) fn attach(fd: BorrowedFd<'_>, name: &str, kind: libc::c_int) -> io::Result<String> {
     let mut request = interface_request(name)?;
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    request.ifr_ifru.ifru_flags = (kind | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one ifreq, which lives through the call; its name ends with a 0.
     if unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) } != 0 {
         return Err(io::Error::last_os_error());

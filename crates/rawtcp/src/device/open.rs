@@ -12,6 +12,19 @@ use rawtcp_io::{
 };
 use std::io;
 
+/// Frames of all receive rings of a stack: 64 MiB.
+const RING_FRAMES: usize = 32 << 10;
+
+/// A ring of fewer would lose more than a queue does.
+const LEAST_RING_FRAMES: usize = 1024;
+
+/// How AF_PACKET devices are opened, so many of them.
+fn packet_config(sockets: usize) -> PacketConfig {
+    let config = PacketConfig::default();
+    let share = config.ring_frames.min(RING_FRAMES / sockets.max(1));
+    PacketConfig { ring_frames: if share < LEAST_RING_FRAMES { 0 } else { share }, ..config }
+}
+
 /// Whether the kernel of the calling thread's network namespace forwards packets. What cannot be read is taken for yes.
 fn forwards() -> bool {
     ["ipv4/ip_forward", "ipv6/conf/all/forwarding"].iter().any(|setting| {
@@ -150,9 +163,10 @@ impl Devices {
             Err(error) => return Err(error),
         };
         let mut by_interface = Vec::new();
+        let packet_config = packet_config(ethernets.len() * drivers);
         for interface in ethernets {
             by_interface.push((interface.index(), all.len()));
-            let sockets = PacketDevice::open_several(interface, &PacketConfig::default(), drivers)?;
+            let sockets = PacketDevice::open_several(interface, &packet_config, drivers)?;
             for (driver, socket) in sockets.into_iter().enumerate() {
                 let open = Open::new(Arc::new(socket), Carries::Tcp);
                 all.push(Open { driver, ethernet: Some(interface.index()), ..open });
@@ -171,5 +185,16 @@ impl Devices {
             ethernets: by_interface,
             inner: None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_of_many_interfaces_take_no_more_memory_than_those_of_eight() {
+        let frames = |sockets| packet_config(sockets).ring_frames;
+        assert_eq!([1, 8, 9, 32, 33, 1024].map(frames), [4096, 4096, 3640, 1024, 0, 0]);
     }
 }
