@@ -28,13 +28,17 @@ use crate::raw_ip::{classify, enlarge_receive_buffer};
 use crate::sys::ring::{Frame, Ring};
 use crate::sys::{self, ReceiveOutcome, frames};
 use crate::{
-    Capabilities, Drained, PacketIo, PortSet, ReadySource, RxBatch, RxMeta, SendError, TxPacket, privileges, vnet,
+    Capabilities, Drained, PacketIo, PortSet, RX_SLOT_SIZE, ReadySource, RxBatch, RxMeta, SendError, TxPacket,
+    privileges, vnet,
 };
 
 /// The length of an Ethernet header.
 const ETHERNET: usize = 14;
 /// What stands before an IP packet.
 const PREFIX: usize = vnet::LENGTH + ETHERNET;
+
+/// What the kernel charges the queue for a full packet at least.
+const CHARGED: usize = 2048;
 
 /// From `<linux/if_packet.h>`: all packets of a flow, in either direction, come to the same member.
 const FANOUT_HASH: libc::c_int = 0;
@@ -53,15 +57,16 @@ pub struct PacketConfig {
     /// Memory for frames that wait in the interface's queue, likewise. Without CAP_NET_ADMIN no more than twice
     /// `net.core.wmem_max` is given.
     pub send_buffer: usize,
-    /// Frames of the receive ring, 2 KiB each, which the kernel allocates at once, beside `recv_buffer`: each packet takes
-    /// one until it is received, and when none but the last is left, packets are dropped. A multiple of 32 at least as large
-    /// is made.
-    /// 0: no ring, and everything comes by the queue; as where the system refuses one.
+    /// Frames of the receive ring, 256 bytes each, which the kernel allocates at once, beside `recv_buffer`: each packet,
+    /// of whatever length, takes one until it is received, and when none but the last is left, packets are dropped. A
+    /// multiple of 256 at least as large is made. 0: no ring, and everything comes by the queue; as where the system
+    /// refuses one.
     pub ring_frames: usize,
 }
 
 impl Default for PacketConfig {
-    /// 8 MiB for what is received, as much for the ring, and 4 MiB, some sixty of the largest packets, for what is sent.
+    /// 8 MiB for what is received, as many frames as that holds full packets, and 4 MiB, some sixty of the largest packets,
+    /// for what is sent.
     fn default() -> Self {
         Self { recv_buffer: 8 << 20, send_buffer: 4 << 20, ring_frames: 4096 }
     }
@@ -139,7 +144,7 @@ impl PacketDevice {
         frames::bind(fd, interface.index(), libc::ETH_P_ALL)?;
         Ok(Self {
             interface: interface.clone(),
-            recv_buffer: ring.as_ref().map_or(recv_buffer, |ring| recv_buffer.min(ring.bytes())),
+            recv_buffer: ring.as_ref().map_or(recv_buffer, |ring| recv_buffer.min(ring.frames() * CHARGED)),
             ring: Mutex::new(ring.map(|ring| Receiver { ring, taken: false, drops: 0 })),
             socket,
             truncated: AtomicU64::new(0),
@@ -208,8 +213,8 @@ impl PacketDevice {
 
     /// Receives what the ring has, in order, and of large packets as many as without a ring.
     fn take(&self, ring: &mut Ring, batch: &mut RxBatch) -> io::Result<Drained> {
-        let mut large = 0;
-        while !batch.is_full() && large < LARGE_BATCH {
+        let mut room = LARGE_BATCH * RX_SLOT_SIZE;
+        while !batch.is_full() && room > 0 {
             let (mut taken, mut lost) = (1, 0);
             match ring.frame(0) {
                 Some(Frame::Whole(frame)) => match frame.split_first_chunk::<PREFIX>() {
@@ -220,10 +225,17 @@ impl PacketDevice {
                     }
                     None => lost = 1,
                 },
-                Some(Frame::Queued) => {
-                    let most = (batch.capacity() - batch.len()).min(LARGE_BATCH - large);
-                    let queued = (1..most).take_while(|&ahead| ring.frame(ahead) == Some(Frame::Queued)).count();
-                    taken = match self.receive(batch, 1 + queued) {
+                Some(Frame::Queued(bytes)) => {
+                    room = room.saturating_sub(bytes);
+                    let mut most = 1;
+                    while let Some(Frame::Queued(bytes)) = ring.frame(most)
+                        && bytes <= room
+                        && most < sys::BATCH
+                    {
+                        room -= bytes;
+                        most += 1;
+                    }
+                    taken = match self.receive(batch, most) {
                         Ok(outcome) => outcome.received,
                         Err(error) if batch.is_empty() => return Err(error),
                         // What was received must not be lost for an error that says nothing of it.
@@ -232,7 +244,6 @@ impl PacketDevice {
                     if taken == 0 {
                         (taken, lost) = (1, 1);
                     }
-                    large += taken;
                 }
                 Some(Frame::Lost) => lost = 1,
                 None if batch.is_empty() => {

@@ -221,7 +221,7 @@ pub trait PacketIo: Send + Sync + Debug {
     fn set_ports(&self, ports: &PortSet) -> io::Result<()>;
 
     /// Memory of the receive queue in bytes, as really given. The kernel charges a packet with more than its length:
-    /// 832 bytes for a 60-byte packet, about 1.6 times its length for a full one; in a ring, 2 KiB for either.
+    /// 832 bytes for a 60-byte packet, about 1.6 times its length for a full one. A ring bounds the number of packets beside that.
     fn recv_queue_bytes(&self) -> usize;
 }
 

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::set_option;
 use crate::vnet;
 
-/// Bytes of a frame, the kernel's header in front included: a packet of an Ethernet's 1500 bytes fits.
-const FRAME: usize = 2048;
+/// Bytes of a frame, the kernel's header in front included: an IP packet of up to 166 bytes fits.
+const FRAME: usize = 256;
 /// What the kernel allocates in one piece. A multiple of any page's size.
 const BLOCK: usize = 64 << 10;
 
@@ -20,8 +20,8 @@ const BLOCK: usize = 64 << 10;
 pub(crate) enum Frame<'a> {
     /// The virtio-net header and all of the packet, link-layer header first.
     Whole(&'a [u8]),
-    /// The packet is too large for a frame: it is the next one of the socket's queue.
-    Queued,
+    /// The packet, of so many bytes, is too large for a frame: it is the next one of the socket's queue.
+    Queued(usize),
     /// It would have been in the socket's queue, but that was full.
     Lost,
 }
@@ -88,9 +88,9 @@ impl Ring {
         Err(view(fd, frames).ok().map(|memory| Self { memory, frames, next, held }))
     }
 
-    /// Bytes of all frames.
-    pub(crate) fn bytes(&self) -> usize {
-        self.frames * FRAME
+    /// How many packets it holds at most, and one.
+    pub(crate) fn frames(&self) -> usize {
+        self.frames
     }
 
     /// The frame `ahead` behind the oldest one that was not looked at, if the kernel has filled it.
@@ -104,12 +104,12 @@ impl Ring {
         if status & libc::TP_STATUS_USER == 0 {
             return None;
         }
-        if status & libc::TP_STATUS_COPY != 0 {
-            return Some(Frame::Queued);
-        }
         // SAFETY: the header stands at the start of each frame, all of whose bytes are mapped, aligned to FRAME, and are
         // written by nobody until it is given back, which takes `&mut self`; every bit pattern is a valid header.
         let header = unsafe { start.cast::<libc::tpacket2_hdr>().as_ref() };
+        if status & libc::TP_STATUS_COPY != 0 {
+            return Some(Frame::Queued(header.tp_len as usize));
+        }
         let from = usize::from(header.tp_mac).saturating_sub(vnet::LENGTH);
         let length = header.tp_snaplen as usize + vnet::LENGTH;
         let fits = from >= mem::size_of::<libc::tpacket2_hdr>() && from + length <= FRAME;
@@ -172,6 +172,6 @@ fn view(fd: BorrowedFd<'_>, frames: usize) -> io::Result<NonNull<u8>> {
 impl Drop for Ring {
     fn drop(&mut self) {
         // SAFETY: this is the mapping that `view` made, and nothing borrows from it any more.
-        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.bytes()) };
+        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.frames * FRAME) };
     }
 }

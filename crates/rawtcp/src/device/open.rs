@@ -13,7 +13,7 @@ use rawtcp_io::{
 use std::io;
 
 /// Frames of all receive rings of a stack: 64 MiB.
-const RING_FRAMES: usize = 32 << 10;
+const RING_FRAMES: usize = 256 << 10;
 
 /// A ring of fewer would lose more than a queue does.
 const LEAST_RING_FRAMES: usize = 1024;
@@ -193,8 +193,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rings_of_many_interfaces_take_no_more_memory_than_those_of_eight() {
+    fn rings_of_many_interfaces_take_no_more_memory_than_64() {
         let frames = |sockets| packet_config(sockets).ring_frames;
-        assert_eq!([1, 8, 9, 32, 33, 1024].map(frames), [4096, 4096, 3640, 1024, 0, 0]);
+        assert_eq!([1, 64, 65, 256, 257].map(frames), [4096, 4096, 4032, 1024, 0]);
     }
 }
