@@ -6,6 +6,7 @@ use crate::common::{
 use crate::tests;
 use crate::transfer::exchange_of;
 use futures::task::ArcWake;
+use rawtcp::net::TcpStream;
 use rawtcp::{Device, Driver, Stack, StackBuilder, StackStats};
 use rawtcp_io::afpacket_raw::{PacketOptions, PacketSocket};
 use rawtcp_io::ethtool::Feature;
@@ -18,8 +19,9 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::task::Context;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net as kernel;
@@ -38,6 +40,8 @@ tests!(
     the_end_of_the_runtime_delivers_what_is_left,
     the_last_handle_of_threads_delivers_what_is_left,
     a_driver_that_panics_ends_the_stack,
+    turns_are_taken_on_the_spot,
+    a_turn_on_the_spot_that_panics_ends_the_stack,
     what_has_one_queue_has_one_driver,
 );
 
@@ -547,6 +551,102 @@ fn a_driver_that_panics_ends_the_stack() -> Outcome {
         client.join()?;
     }
     Ok(())
+}
+
+/// Counts by whom it is woken.
+#[derive(Default)]
+struct Woken {
+    by_tasks: AtomicUsize,
+    by_reactor: AtomicUsize,
+}
+
+impl ArcWake for Woken {
+    fn wake_by_ref(woken: &Arc<Self>) {
+        let count = if tokio::task::try_id().is_some() { &woken.by_tasks } else { &woken.by_reactor };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Waits until something is read, without a waker.
+async fn read_soon(stream: &TcpStream) -> Outcome {
+    let read = async {
+        while stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("an answer", read).await;
+    Ok(())
+}
+
+/// Sends a byte to a peer that sends it back, and has this waker called for that.
+async fn ask(stream: &mut TcpStream, waker: &Waker) -> Outcome {
+    assert!(stream.try_read(&mut [0]).is_err());
+    assert!(stream.poll_read_ready(&mut Context::from_waker(waker)).is_pending());
+    stream.try_write(b"?")?;
+    read_soon(stream).await
+}
+
+/// A stack on a runtime with one thread, or with two, serves a client that sends everything back.
+fn with_an_echo<F>(workers: usize, serve: impl Fn(Stack, TcpStream) -> F + Send + 'static) -> Outcome
+where
+    F: Future<Output = Outcome> + Send,
+{
+    let pair = Pair::new()?;
+    let (ready, is_ready) = mpsc::channel();
+    let server = async move {
+        let stack = builder(1).build()?;
+        let listener = stack.bind(addr(SERVER_V4, PORT)).await?;
+        ready.send(())?;
+        let (stream, _) = soon("accept", listener.accept()).await?;
+        serve(stack, stream).await
+    };
+    let server = match workers {
+        1 => pair.server.spawn_tokio(|| server),
+        workers => pair.server.spawn_tokio_threads(workers, || server),
+    };
+    let server = once_told(&is_ready, server)?;
+    let client = pair.client.spawn_tokio(|| async {
+        let mut stream = soon("connect", kernel::TcpStream::connect(addr(SERVER_V4, PORT))).await?;
+        while let Ok(byte) = stream.read_u8().await {
+            stream.write_all(&[byte]).await?;
+        }
+        Outcome::Ok(())
+    });
+    server.join()?;
+    client.join()
+}
+
+/// Where the reactor is the only thing that runs, it need not wake a task for a packet. Elsewhere it would keep others waiting.
+fn turns_are_taken_on_the_spot() -> Outcome {
+    for workers in [1, 2] {
+        with_an_echo(workers, move |stack, mut stream| async move {
+            let woken = Arc::new(Woken::default());
+            for _ in 0..100 {
+                ask(&mut stream, &futures::task::waker(woken.clone())).await?;
+            }
+            let count = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+            let (by_reactor, by_tasks) = (count(&woken.by_reactor), count(&woken.by_tasks));
+            assert_eq!(by_reactor + by_tasks, 100);
+            // Now and then a task of the driver is awake when a packet comes.
+            assert!(if workers == 1 { by_reactor > by_tasks } else { by_reactor == 0 }, "{by_reactor} of 100");
+            drop(stream);
+            soon("close", stack.close()).await;
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn a_turn_on_the_spot_that_panics_ends_the_stack() -> Outcome {
+    with_an_echo(1, |stack, mut stream| async move {
+        // The runtime goes on, and whoever waits is told.
+        let listener = stack.bind(addr(SERVER_V4, PORT + 1)).await?;
+        ask(&mut stream, &futures::task::waker(Arc::new(Panics))).await?;
+        soon("the end", listener.accept()).await.expect_err("the stack has ended");
+        soon("the end", stream.read(&mut [0])).await.expect_err("the stack has ended");
+        soon("close", stack.close()).await;
+        Ok(())
+    })
 }
 
 fn what_has_one_queue_has_one_driver() -> Outcome {

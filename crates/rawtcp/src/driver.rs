@@ -7,14 +7,16 @@
 use crate::ambient;
 use crate::drain;
 use crate::host::{Host, Life};
-use crate::rounds::Rounds;
+use crate::post::OnTheSpot;
+use crate::rounds::{Left, Rounds};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
 use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::{TryLockError, Weak};
 use std::task::{Context, Poll};
-use tokio::runtime::{self, Handle, Runtime};
+use tokio::runtime::{self, Handle, Runtime, RuntimeFlavor};
 
 /// What the drivers of a stack share.
 #[derive(Debug)]
@@ -54,7 +56,12 @@ impl Driver {
     /// Drives a stack by tasks of this runtime.
     pub(crate) fn spawn(drivers: Vec<Self>, handle: &Handle) {
         for driver in drivers {
-            handle.spawn(driver);
+            if handle.runtime_flavor() == RuntimeFlavor::CurrentThread {
+                let crew: Weak<Crew> = Arc::downgrade(&driver.crew);
+                driver.crew.host.posts[driver.number].take_turns_on_the_spot(crew, driver.number);
+            }
+            // Whoever counts its polls would have its wakers called by others than the reactor; its turns are bounded.
+            handle.spawn(tokio::task::unconstrained(driver));
         }
     }
 
@@ -85,10 +92,47 @@ impl Future for Driver {
         let Some(rounds) = &mut *rounds else { return Poll::Ready(()) };
         // Before anything is looked at: what comes later kicks again.
         let calls = self.crew.host.posts[self.number].attend(cx.waker());
+        match std::mem::take(&mut rounds.left) {
+            Left::Nothing => {}
+            Left::Rest => return rounds.rest(cx, calls),
+            Left::End => return Poll::Ready(()),
+        }
+        if !rounds.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            rounds.task = Some(cx.waker().clone());
+        }
         rounds.at_work = true;
         let outcome = rounds.poll(cx, calls);
         rounds.at_work = false;
         outcome
+    }
+}
+
+impl OnTheSpot for Crew {
+    fn take_turn(&self, driver: usize) -> bool {
+        let mut rounds = match self.rounds[driver].try_lock() {
+            Ok(rounds) => rounds,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Its turn is about to end, and may have looked for calls for the last time.
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        // The stack has ended.
+        let Some(rounds) = &mut *rounds else { return true };
+        // Its task has been woken, or will take its first turn.
+        if rounds.left != Left::Nothing {
+            return false;
+        }
+        let Some(task) = rounds.task.take() else { return false };
+        let calls = self.host.posts[driver].answer();
+        (rounds.at_work, rounds.on_the_spot) = (true, true);
+        // The reactor is the runtime's: a panic must not end that.
+        let outcome = catch_unwind(AssertUnwindSafe(|| rounds.poll(&mut Context::from_waker(&task), calls)));
+        (rounds.at_work, rounds.on_the_spot) = (outcome.is_err(), false);
+        if !matches!(outcome, Ok(Poll::Pending)) {
+            rounds.left = Left::End;
+            task.wake_by_ref();
+        }
+        rounds.task = Some(task);
+        true
     }
 }
 

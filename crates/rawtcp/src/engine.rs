@@ -126,7 +126,7 @@ impl Engine {
             self.renew();
             let now = self.stamp();
             self.received_bytes += batch.iter().map(|(_, packet)| packet.len() as u64).sum::<u64>();
-            count(&host.posts[self.driver].received, batch.len());
+            host.posts[self.driver].take_note(batch.len());
             for i in 0..batch.len() {
                 let outcome = match open.carries {
                     Carries::Tcp | Carries::Ip => self.on_packet(&host, now, &batch, i, at),

@@ -3,7 +3,10 @@
 
 use crate::conn_cell::ConnCell;
 use crate::late_acks::LateAcks;
-use crate::sync::{Arc, AtomicU64, AtomicWaker, Mutex, Ordering, lock};
+use crate::stats::count;
+use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicWaker, Mutex, Ordering, lock};
+use std::fmt;
+use std::sync::{OnceLock, Weak};
 use std::task::Waker;
 
 /// Who has something for a driver: a bit for each thing that it waits for.
@@ -20,10 +23,20 @@ pub(crate) fn call(i: usize) -> Calls {
 /// What [`call`] gives more than one.
 pub(crate) const SHARED_CALL: Calls = KICK >> 1;
 
+/// Drivers that the reactor of a runtime with one thread calls. Nothing else runs there meanwhile.
+pub(crate) trait OnTheSpot: fmt::Debug + Send + Sync {
+    /// Has a driver take a turn here and now. `false`: it is to be woken for that.
+    fn take_turn(&self, driver: usize) -> bool;
+}
+
 /// One driver's.
 #[derive(Debug, Default)]
 pub(crate) struct Post {
     driver: AtomicWaker,
+    /// Who takes turns on the spot, and which driver this is.
+    on_the_spot: OnceLock<(Weak<dyn OnTheSpot>, usize)>,
+    /// More than one packet came at once: let the tasks have their turn before the next, and there will be more.
+    crowded: AtomicBool,
     /// Who has called since they were taken last.
     calls: AtomicU64,
     scheduled: Mutex<Vec<Arc<ConnCell>>>,
@@ -45,6 +58,31 @@ impl Post {
         if self.calls.fetch_or(call, Ordering::AcqRel) == 0 {
             self.driver.wake();
         }
+    }
+
+    /// The same, called by the reactor: the turn may be over when this returns.
+    pub(crate) fn ring_from_reactor(&self, call: Calls) {
+        if self.calls.fetch_or(call, Ordering::AcqRel) == 0 {
+            let taken = !self.crowded.load(Ordering::Relaxed)
+                && self.on_the_spot.get().is_some_and(|(drivers, number)| {
+                    drivers.upgrade().is_some_and(|drivers| drivers.take_turn(*number))
+                });
+            if !taken {
+                self.driver.wake();
+            }
+        }
+    }
+
+    /// So many packets have come at once.
+    pub(crate) fn take_note(&self, packets: usize) {
+        count(&self.received, packets);
+        self.crowded.store(packets > 1, Ordering::Relaxed);
+    }
+
+    /// From here on the reactor's calls are turns.
+    pub(crate) fn take_turns_on_the_spot(&self, drivers: Weak<dyn OnTheSpot>, number: usize) {
+        // Once in the life of a stack.
+        let _ = self.on_the_spot.set((drivers, number));
     }
 
     /// The driver is at work: takes the calls, and from here on a call counts anew.

@@ -42,6 +42,8 @@ struct Bell {
     /// Not the stack itself: a device that it has may hold this.
     post: Arc<Post>,
     call: Calls,
+    /// It is rung by the reactor, and nobody else.
+    by_reactor: bool,
 }
 
 impl Wake for Bell {
@@ -50,7 +52,10 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.post.ring(self.call);
+        match self.by_reactor {
+            true => self.post.ring_from_reactor(self.call),
+            false => self.post.ring(self.call),
+        }
     }
 }
 
@@ -64,9 +69,9 @@ struct Place {
 
 impl Place {
     /// The `i`th of a driver.
-    fn new(host: &Arc<Host>, driver: usize, i: usize) -> Self {
+    fn new(host: &Arc<Host>, driver: usize, i: usize, by_reactor: bool) -> Self {
         let call = call(i);
-        let bell = Bell { post: host.posts[driver].clone(), call };
+        let bell = Bell { post: host.posts[driver].clone(), call, by_reactor };
         Place { call, waker: Arc::new(bell).into() }
     }
 
@@ -165,6 +170,22 @@ pub(crate) struct Rounds {
     pub(crate) ending: bool,
     /// It is in a turn. Found like this by another, it has panicked there.
     pub(crate) at_work: bool,
+    /// The task that takes the turns, once it has taken one.
+    pub(crate) task: Option<Waker>,
+    /// Its turn is taken by the reactor instead.
+    pub(crate) on_the_spot: bool,
+    pub(crate) left: Left,
+}
+
+/// What a turn on the spot has left to the task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Left {
+    #[default]
+    Nothing,
+    /// The next turn, behind whatever else is ready.
+    Rest,
+    /// The end of the stack.
+    End,
 }
 
 impl Rounds {
@@ -174,26 +195,28 @@ impl Rounds {
     /// Outside of a runtime, or in one without I/O: as tokio does.
     pub(crate) fn new(host: &Arc<Host>, driver: usize) -> io::Result<Self> {
         let mut places = 0;
-        let mut place = || {
+        let mut place = |by_reactor| {
             places += 1;
-            Place::new(host, driver, places - 1)
+            Place::new(host, driver, places - 1, by_reactor)
         };
         let mut sources = Vec::new();
         for (at, open) in host.devices.all().iter().enumerate().filter(|(_, open)| open.driver == driver) {
             let source = match open.io.ready_source() {
-                ReadySource::Fd(fd) => Source::Fd { readable: Watched::new(fd, place())?, errors: 0, writable: None },
-                ReadySource::Waker(_) => Source::Slot(place()),
+                ReadySource::Fd(fd) => {
+                    Source::Fd { readable: Watched::new(fd, place(true))?, errors: 0, writable: None }
+                }
+                ReadySource::Waker(_) => Source::Slot(place(false)),
             };
             sources.push((at, source));
         }
         let first = driver == 0;
         let timer = match host.alarm.fd() {
             _ if !first => Timer::Elsewhere,
-            Some(fd) => Timer::Fd(Watched::new(fd.as_fd(), place())?),
+            Some(fd) => Timer::Fd(Watched::new(fd.as_fd(), place(true))?),
             None => Timer::Sleep(None),
         };
         let network = host.devices.network().filter(|_| first);
-        let news = network.map(|network| Watched::new(network.news(), place())).transpose()?;
+        let news = network.map(|network| Watched::new(network.news(), place(true))).transpose()?;
         let engine = Engine::new(host.clone(), driver);
         Ok(Rounds {
             engine,
@@ -205,6 +228,9 @@ impl Rounds {
             held_up: 0,
             ending: false,
             at_work: false,
+            task: None,
+            on_the_spot: false,
+            left: Left::Nothing,
         })
     }
 
@@ -444,9 +470,20 @@ impl Rounds {
                 break;
             }
         }
+        if self.on_the_spot {
+            // Were it to yield here, it would be in front of what it has woken.
+            self.called |= calls;
+            self.left = Left::Rest;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.rest(cx, calls)
+    }
+
+    /// Others get their turn before the next rounds, and so do the runtime's timers and reactor: woken at once, this task
+    /// would run sixty times before those are looked at.
+    pub(crate) fn rest(&mut self, cx: &mut Context<'_>, calls: Calls) -> Poll<()> {
         self.called |= calls;
-        // Others get their turn before the next rounds, and so do the runtime's timers and reactor: woken at once, this
-        // task would run sixty times before those are looked at.
         std::pin::pin!(tokio::task::yield_now()).poll(cx)
     }
 }
