@@ -57,18 +57,17 @@ pub struct PacketConfig {
     /// Memory for frames that wait in the interface's queue, likewise. Without CAP_NET_ADMIN no more than twice
     /// `net.core.wmem_max` is given.
     pub send_buffer: usize,
-    /// Frames of the receive ring, 256 bytes each, which the kernel allocates at once, beside `recv_buffer`: each packet,
+    /// Frames of the receive ring, 1600 bytes each, which the kernel allocates at once, beside `recv_buffer`: each packet,
     /// of whatever length, takes one until it is received, and when none but the last is left, packets are dropped. A
-    /// multiple of 256 at least as large is made. 0: no ring, and everything comes by the queue; as where the system
+    /// multiple of 40 at least as large is made. 0: no ring, and everything comes by the queue; as where the system
     /// refuses one.
     pub ring_frames: usize,
 }
 
 impl Default for PacketConfig {
-    /// 8 MiB for what is received, as many frames as that holds full packets, and 4 MiB, some sixty of the largest packets,
-    /// for what is sent.
+    /// 8 MiB for what is received, a ring of 6.4 MiB, and 4 MiB, some sixty of the largest packets, for what is sent.
     fn default() -> Self {
-        Self { recv_buffer: 8 << 20, send_buffer: 4 << 20, ring_frames: 4096 }
+        Self { recv_buffer: 8 << 20, send_buffer: 4 << 20, ring_frames: 4080 }
     }
 }
 

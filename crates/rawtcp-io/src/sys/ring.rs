@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::set_option;
 use crate::vnet;
 
-/// Bytes of a frame, the kernel's header in front included: an IP packet of up to 166 bytes fits.
-const FRAME: usize = 256;
+/// Bytes of a frame, the kernel's header in front included: an IP packet of up to 1510 bytes fits.
+const FRAME: usize = 1600;
 /// What the kernel allocates in one piece. A multiple of any page's size.
 const BLOCK: usize = 64 << 10;
+/// Frames of a block; none reaches into the next.
+const FRAMES: usize = BLOCK / FRAME;
 
 /// What a frame of the ring holds.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,8 +50,8 @@ impl Ring {
     /// # Errors
     /// The socket is of no use any more: what it receives goes to a ring that nobody sees.
     pub(crate) fn map(fd: BorrowedFd<'_>, frames: usize) -> io::Result<Option<Self>> {
-        let blocks = frames.div_ceil(BLOCK / FRAME).max(1);
-        let frames = blocks.saturating_mul(BLOCK / FRAME);
+        let blocks = frames.div_ceil(FRAMES).max(1);
+        let frames = blocks.saturating_mul(FRAMES);
         let [Ok(block_size), Ok(blocks), Ok(frame_size), Ok(frame_count)] =
             [BLOCK, blocks, FRAME, frames].map(u32::try_from)
         else {
@@ -104,7 +106,7 @@ impl Ring {
         if status & libc::TP_STATUS_USER == 0 {
             return None;
         }
-        // SAFETY: the header stands at the start of each frame, all of whose bytes are mapped, aligned to FRAME, and are
+        // SAFETY: the header stands at the start of each frame, all of whose bytes are mapped, aligned to 64 bytes, and are
         // written by nobody until it is given back, which takes `&mut self`; every bit pattern is a valid header.
         let header = unsafe { start.cast::<libc::tpacket2_hdr>().as_ref() };
         if status & libc::TP_STATUS_COPY != 0 {
@@ -149,7 +151,7 @@ impl Ring {
     fn place(&self, ahead: usize) -> (NonNull<u8>, &AtomicU32) {
         let at = self.after(self.next, ahead);
         // SAFETY: `next` and `ahead` are less than the number of frames, so `at` is the index of one that is mapped.
-        let start = unsafe { self.memory.add(at * FRAME) };
+        let start = unsafe { self.memory.add(at / FRAMES * BLOCK + at % FRAMES * FRAME) };
         // SAFETY: the status is the header's first field, 32 bits and aligned, and is only used as an atomic.
         (start, unsafe { AtomicU32::from_ptr(start.cast().as_ptr()) })
     }
@@ -159,12 +161,16 @@ fn set_ring(fd: BorrowedFd<'_>, request: [u32; 4]) -> io::Result<()> {
     set_option(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, request)
 }
 
+/// Bytes of a ring of so many frames, whole blocks of them.
+fn bytes(frames: usize) -> usize {
+    frames / FRAMES * BLOCK
+}
+
 /// Maps the ring of a socket, which has so many frames.
 fn view(fd: BorrowedFd<'_>, frames: usize) -> io::Result<NonNull<u8>> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new mapping, where the system likes it; the kernel refuses any that is not as long as the ring.
-    let memory =
-        unsafe { libc::mmap(ptr::null_mut(), frames * FRAME, protection, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
+    let memory = unsafe { libc::mmap(ptr::null_mut(), bytes(frames), protection, libc::MAP_SHARED, fd.as_raw_fd(), 0) };
     let memory = NonNull::new(memory).filter(|memory| memory.as_ptr() != libc::MAP_FAILED);
     memory.map(NonNull::cast).ok_or_else(io::Error::last_os_error)
 }
@@ -172,6 +178,6 @@ fn view(fd: BorrowedFd<'_>, frames: usize) -> io::Result<NonNull<u8>> {
 impl Drop for Ring {
     fn drop(&mut self) {
         // SAFETY: this is the mapping that `view` made, and nothing borrows from it any more.
-        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.frames * FRAME) };
+        unsafe { libc::munmap(self.memory.as_ptr().cast(), bytes(self.frames)) };
     }
 }

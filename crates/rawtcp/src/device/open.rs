@@ -13,7 +13,7 @@ use rawtcp_io::{
 use std::io;
 
 /// Frames of all receive rings of a stack: 64 MiB.
-const RING_FRAMES: usize = 256 << 10;
+const RING_FRAMES: usize = (64 << 20) / 1600;
 
 /// A ring of fewer would lose more than a queue does.
 const LEAST_RING_FRAMES: usize = 1024;
@@ -193,8 +193,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rings_of_many_interfaces_take_no_more_memory_than_64() {
+    fn rings_of_many_interfaces_take_no_more_memory_than_ten() {
         let frames = |sockets| packet_config(sockets).ring_frames;
-        assert_eq!([1, 64, 65, 256, 257].map(frames), [4096, 4096, 4032, 1024, 0]);
+        assert_eq!([1, 10, 11, 40, 41].map(frames), [4080, 4080, 3813, 1048, 0]);
     }
 }
