@@ -214,13 +214,18 @@ impl ConnCell {
     /// Transmits at most one hold, turns events into readiness, arms the timer, and notes what has to
     /// be done without the lock.
     pub(crate) fn settle(self: &Arc<Self>, inner: &mut Inner, now: Instant, after: &mut After) {
+        self.settle_with(inner, now, &[], after);
+    }
+
+    /// The same by whoever has what is lent to the connection.
+    pub(crate) fn settle_with(self: &Arc<Self>, inner: &mut Inner, now: Instant, lent: &[u8], after: &mut After) {
         self.size_buffers(inner);
         let mut trouble = Trouble::default();
-        let mut sent = tx::transmit(&self.host, self, inner, now, &mut trouble);
+        let mut sent = tx::transmit(&self.host, self, inner, now, lent, &mut trouble);
         if trouble.too_big || trouble.soft.is_some() {
             self.take_trouble(inner, now, &trouble);
             // With another MTU something may leave at once. More trouble waits for the next turn.
-            sent = tx::transmit(&self.host, self, inner, now, &mut Trouble::default());
+            sent = tx::transmit(&self.host, self, inner, now, lent, &mut Trouble::default());
         }
         if let Sent::More { packets } = sent {
             after.spent = packets;
@@ -449,6 +454,11 @@ impl ConnCell {
 }
 
 impl Inner {
+    /// The device by which its packets come.
+    pub(crate) fn device(&self) -> usize {
+        self.granted.device
+    }
+
     /// It is over, and has left the table or is about to.
     pub(crate) fn has_left(&self) -> bool {
         self.detached

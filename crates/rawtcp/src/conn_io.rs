@@ -6,6 +6,7 @@ use crate::readiness::{Bits, Seen};
 use crate::sync::{Arc, MutexGuard};
 use bytes::{BufMut, Bytes};
 use rawtcp_proto::{CloseReason, Connection, Instant, State, UserError};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::{Pin, pin};
@@ -22,9 +23,17 @@ const USER_PACKETS: usize = 64;
 /// The most that one poll takes: what is written leaves while it is in the cache.
 const PIECE: usize = 512 << 10;
 
+/// A write of so many bytes is lent to the connection first, and copied when it has left: on a short path the peer has
+/// acknowledged most of it by then. Of less it has not.
+const LOAN: usize = 128 << 10;
+
 /// Bytes that a task may write before it gives way once: meanwhile acknowledgments are received, and the memory of what they
 /// cover is written to again while it is in the cache.
 const STRETCH: usize = 1 << 20;
+
+/// So many lent bytes count as one: the connection's memory is not touched, and acknowledgments are taken by the writer. But the
+/// driver has more to do than that.
+const LENT_PER_COPIED: usize = 4;
 
 /// A closing operation of one direction.
 type Outcome<R> = Result<R, UserError>;
@@ -35,10 +44,21 @@ impl ConnCell {
     }
 
     /// Sends what an operation made possible, and wakes whom it concerns.
-    fn conclude<'a>(self: &'a Arc<Self>, mut inner: MutexGuard<'a, Inner>, now: Instant, mut after: After) {
+    fn conclude<'a>(self: &'a Arc<Self>, inner: MutexGuard<'a, Inner>, now: Instant, after: After) {
+        self.conclude_with(inner, now, &[], after);
+    }
+
+    /// The same with what is lent to the connection.
+    fn conclude_with<'a>(
+        self: &'a Arc<Self>,
+        mut inner: MutexGuard<'a, Inner>,
+        now: Instant,
+        lent: &[u8],
+        mut after: After,
+    ) {
         let mut left = USER_PACKETS;
         loop {
-            self.settle(&mut inner, now, &mut after);
+            self.settle_with(&mut inner, now, lent, &mut after);
             left = left.saturating_sub(after.spent);
             if !after.again || left == 0 {
                 drop(inner);
@@ -109,6 +129,18 @@ impl ConnCell {
         self: &Arc<Self>,
         cx: &mut Context<'_>,
         mask: Bits,
+        op: impl FnMut(&mut Connection, Instant) -> Outcome<R>,
+        short: impl FnOnce(&R) -> bool,
+    ) -> Poll<io::Result<R>> {
+        self.poll_op_with(cx, mask, &[], op, short)
+    }
+
+    /// The same with what the operation may lend to the connection.
+    fn poll_op_with<R>(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        mask: Bits,
+        lent: &[u8],
         mut op: impl FnMut(&mut Connection, Instant) -> Outcome<R>,
         short: impl FnOnce(&R) -> bool,
     ) -> Poll<io::Result<R>> {
@@ -148,8 +180,9 @@ impl ConnCell {
                     if short(&result) {
                         self.exhausted(&mut inner, mask, &mut after);
                     }
-                    inner.stretch += inner.conn.unacked_len().saturating_sub(before);
-                    self.conclude(inner, now, after);
+                    let written = inner.conn.unacked_len().saturating_sub(before);
+                    inner.stretch += if inner.conn.has_lent() { written / LENT_PER_COPIED } else { written };
+                    self.conclude_with(inner, now, lent, after);
                     coop.made_progress();
                     return Poll::Ready(Ok(result));
                 }
@@ -169,8 +202,38 @@ impl ConnCell {
 
     pub(crate) fn poll_write(self: &Arc<Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let buf = &buf[..buf.len().min(PIECE)];
+        if buf.len() >= LOAN
+            && let Some(device) = self.catches_up()
+        {
+            return self.poll_lend(cx, buf, device);
+        }
         let write = |conn: &mut Connection, now| conn.write(now, buf);
         self.poll_op(cx, Bits::WRITE, write, |&n| 0 < n && n < buf.len())
+    }
+
+    /// A write that copies at its end what the peer has not acknowledged by then.
+    fn poll_lend(self: &Arc<Self>, cx: &mut Context<'_>, buf: &[u8], device: usize) -> Poll<io::Result<usize>> {
+        let loan = Loan { cell: self, buf, made: Cell::new(false) };
+        let write = |conn: &mut Connection, now| {
+            if conn.has_lent() {
+                // Another task is just writing, too.
+                return conn.write(now, buf);
+            }
+            let n = conn.lend(now, buf.len())?;
+            loan.made.set(true);
+            Ok(n)
+        };
+        let written = self.poll_op_with(cx, Bits::WRITE, buf, write, |&n| 0 < n && n < buf.len());
+        if loan.made.get() {
+            self.host().catch_up(device);
+        }
+        written
+    }
+
+    /// The device by which its packets come, if acknowledgments may be there before a writer returns, and it can take them.
+    fn catches_up(self: &Arc<Self>) -> Option<usize> {
+        let device = self.lock().device();
+        self.host().catches_up(device).then_some(device)
     }
 
     /// A short write of several buffers clears nothing, as tokio's.
@@ -446,6 +509,28 @@ fn write_all_of(conn: &mut Connection, now: Instant, bufs: &[IoSlice<'_>]) -> Ou
         }
     }
     Ok(total)
+}
+
+/// What a writer has lent to a connection, which keeps its own copy of the rest behind it.
+struct Loan<'a> {
+    cell: &'a Arc<ConnCell>,
+    buf: &'a [u8],
+    made: Cell<bool>,
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        if !self.made.get() {
+            return;
+        }
+        let mut inner = self.cell.lock();
+        let kept = inner.conn.keep(self.buf);
+        inner.stretch += kept;
+        if !std::thread::panicking() {
+            // What others found to send meanwhile they have left to us.
+            self.cell.conclude(inner, self.cell.now(), After::default());
+        }
+    }
 }
 
 /// A task's wait for readiness; leaves no trace when dropped. It takes none of the task's budget, as tokio's.

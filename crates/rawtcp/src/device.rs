@@ -12,7 +12,7 @@ use crate::tx_queue::TxQueue;
 use rawtcp_io::mem::{LoopbackDevice, Receiver};
 use rawtcp_io::netns;
 use rawtcp_io::network::{LocalAddresses, Network};
-use rawtcp_io::{PacketIo, PortSet};
+use rawtcp_io::{PacketIo, PortSet, ReadySource};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -43,6 +43,8 @@ pub(crate) struct Open {
     pub(crate) carries: Carries,
     /// What it receives may be for other hosts.
     pub(crate) sees_others: bool,
+    /// A link by which large packets leave at once.
+    pub(crate) takes_large: bool,
     pub(crate) queue: TxQueue,
     /// Which driver receives from it, and sends what waits for it.
     pub(crate) driver: usize,
@@ -53,7 +55,8 @@ pub(crate) struct Open {
 impl Open {
     fn new(io: Arc<dyn PacketIo>, carries: Carries) -> Self {
         let sees_others = io.capabilities().frames;
-        Open { sees_others, io, carries, queue: TxQueue::default(), driver: 0, ethernet: None }
+        let takes_large = io.capabilities().max_segmentable > 0 && matches!(io.ready_source(), ReadySource::Fd(_));
+        Open { sees_others, takes_large, io, carries, queue: TxQueue::default(), driver: 0, ethernet: None }
     }
 }
 

@@ -15,7 +15,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{TryLockError, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use tokio::runtime::{self, Handle, Runtime, RuntimeFlavor};
 
 /// What the drivers of a stack share.
@@ -123,17 +123,37 @@ impl OnTheSpot for Crew {
         }
         let Some(task) = rounds.task.take() else { return false };
         let calls = self.host.posts[driver].answer();
-        (rounds.at_work, rounds.on_the_spot) = (true, true);
-        // The reactor is the runtime's: a panic must not end that.
-        let outcome = catch_unwind(AssertUnwindSafe(|| rounds.poll(&mut Context::from_waker(&task), calls)));
-        (rounds.at_work, rounds.on_the_spot) = (outcome.is_err(), false);
-        if !matches!(outcome, Ok(Poll::Pending)) {
+        rounds.on_the_spot = true;
+        let outcome = guarded(rounds, &task, |rounds| rounds.poll(&mut Context::from_waker(&task), calls));
+        rounds.on_the_spot = false;
+        if outcome == Some(Poll::Ready(())) {
             rounds.left = Left::End;
             task.wake_by_ref();
         }
         rounds.task = Some(task);
         true
     }
+
+    fn catch_up(&self, driver: usize, device: usize) {
+        let Ok(mut rounds) = self.rounds[driver].try_lock() else { return };
+        let Some(rounds) = rounds.as_mut().filter(|rounds| rounds.left != Left::End) else { return };
+        let Some(task) = rounds.task.take() else { return };
+        // An error is met again by whoever waits for the device.
+        let _ = guarded(rounds, &task, |rounds| rounds.engine.receive(device));
+        rounds.task = Some(task);
+    }
+}
+
+/// Works in somebody else's place, whom a panic must not reach: the task ends the stack then.
+fn guarded<R>(rounds: &mut Rounds, task: &Waker, work: impl FnOnce(&mut Rounds) -> R) -> Option<R> {
+    rounds.at_work = true;
+    let outcome = catch_unwind(AssertUnwindSafe(|| work(rounds))).ok();
+    rounds.at_work = outcome.is_none();
+    if outcome.is_none() {
+        rounds.left = Left::End;
+        task.wake_by_ref();
+    }
+    outcome
 }
 
 impl Drop for Driver {

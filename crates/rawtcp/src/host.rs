@@ -335,6 +335,17 @@ impl Host {
         self.posts[device.driver].kick();
     }
 
+    /// Whether acknowledgments may come by this device while a writer sends, and [`catch_up`](Self::catch_up) takes them.
+    pub(crate) fn catches_up(&self, device: usize) -> bool {
+        let open = self.devices.get(device);
+        open.takes_large && self.posts[open.driver].is_on_the_spot()
+    }
+
+    /// Takes what a device has received, one batch, here and now.
+    pub(crate) fn catch_up(&self, device: usize) {
+        self.posts[self.devices.get(device).driver].catch_up(device);
+    }
+
     /// Has all drivers but the first take a turn.
     pub(crate) fn kick_others(&self) {
         self.posts[1..].iter().for_each(|post| post.kick());

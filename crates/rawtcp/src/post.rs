@@ -23,10 +23,14 @@ pub(crate) fn call(i: usize) -> Calls {
 /// What [`call`] gives more than one.
 pub(crate) const SHARED_CALL: Calls = KICK >> 1;
 
-/// Drivers that the reactor of a runtime with one thread calls. Nothing else runs there meanwhile.
+/// Drivers that work where they are called, on a runtime with one thread.
 pub(crate) trait OnTheSpot: fmt::Debug + Send + Sync {
-    /// Has a driver take a turn here and now. `false`: it is to be woken for that.
+    /// Has a driver take a turn here and now: the reactor calls, and nothing else runs meanwhile. `false`: it is to be woken
+    /// for that.
     fn take_turn(&self, driver: usize) -> bool;
+
+    /// Has a driver take what one of its devices has received, one batch. If it is in a turn it does so in any case.
+    fn catch_up(&self, driver: usize, device: usize);
 }
 
 /// One driver's.
@@ -70,6 +74,20 @@ impl Post {
             if !taken {
                 self.driver.wake();
             }
+        }
+    }
+
+    /// Whether the driver is one that works on the spot.
+    pub(crate) fn is_on_the_spot(&self) -> bool {
+        self.on_the_spot.get().is_some()
+    }
+
+    /// Has such a driver take what one of its devices has received, one batch.
+    pub(crate) fn catch_up(&self, device: usize) {
+        if let Some((drivers, number)) = self.on_the_spot.get()
+            && let Some(drivers) = drivers.upgrade()
+        {
+            drivers.catch_up(*number, device);
         }
     }
 

@@ -17,11 +17,15 @@ const WEDGE_CHUNK: usize = 4 * 1024;
 /// The list of chunks keeps its memory while the buffer is empty if it has room for no more than these.
 const FEW_CHUNKS: usize = 1;
 
+const NOTHING: OffsetRange = Offset(0)..Offset(0);
+
 /// The send queue: every byte from the first unacknowledged one to the last written one.
 #[derive(Debug)]
 pub struct SendBuffer {
-    /// Contiguous, in order, none of them empty.
+    /// In order, none of them empty, and contiguous but for what is lent.
     chunks: Cold<VecDeque<Chunk>>,
+    /// What somebody else has the bytes of. Nothing is lent where this is empty.
+    lent: OffsetRange,
     pool: ChunkPool,
     start: Offset,
     end: Offset,
@@ -43,7 +47,7 @@ impl Chunk {
 impl SendBuffer {
     /// An empty buffer for `capacity` bytes with memory from `pool`. Its first byte will be `Offset(1)`: the SYN is 0.
     pub fn new(capacity: usize, pool: ChunkPool) -> Self {
-        SendBuffer { chunks: Cold::new(), pool, start: Offset(1), end: Offset(1), capacity }
+        SendBuffer { chunks: Cold::new(), lent: NOTHING, pool, start: Offset(1), end: Offset(1), capacity }
     }
 
     /// The most bytes that the buffer takes.
@@ -90,16 +94,57 @@ impl SendBuffer {
     /// Copies as much of `data` as there is room for; returns how much.
     pub fn write(&mut self, data: &[u8]) -> usize {
         let taken = data.len().min(self.free());
-        let mut rest = &data[..taken];
+        self.append(&data[..taken]);
+        taken
+    }
+
+    /// Takes as much of `len` bytes as there is room for, and leaves them where they are for now; returns how much. Until they
+    /// are [kept](Self::keep), [`slices`](Self::slices) is to be given them.
+    pub fn lend(&mut self, len: usize) -> usize {
+        debug_assert!(!self.has_lent(), "one at a time");
+        let taken = len.min(self.free());
+        self.lent = self.end..self.end.add(taken as u64);
+        self.end = self.lent.end;
+        taken
+    }
+
+    /// Whether bytes are lent that are not acknowledged.
+    pub fn has_lent(&self) -> bool {
+        self.lent.start < self.lent.end
+    }
+
+    /// Copies what was lent, and is `lent` from its beginning, but for what is acknowledged by now; returns how much it copied.
+    pub fn keep(&mut self, lent: &[u8]) -> usize {
+        if !self.has_lent() {
+            return 0;
+        }
+        let OffsetRange { start, end } = std::mem::replace(&mut self.lent, NOTHING);
+        let from = self.start.max(start);
+        let kept = &lent[from.since(start) as usize..end.since(start) as usize];
+        // What was written behind it meanwhile stays there.
+        let chunks = self.chunks.edit();
+        let behind = chunks.split_off(chunks.partition_point(|chunk| chunk.start < from));
+        let last = std::mem::replace(&mut self.end, from);
+        self.append(kept);
+        self.chunks.edit().extend(behind);
+        self.end = last;
+        kept.len()
+    }
+
+    /// Copies `data` behind the end.
+    fn append(&mut self, data: &[u8]) {
+        let mut rest = data;
         while !rest.is_empty() {
-            let filled = self.chunks.edit().back_mut().map_or(0, |tail| tail.storage.fill(rest));
+            let end = self.end;
+            // Behind what is lent a chunk begins.
+            let tail = self.chunks.edit().back_mut().filter(|tail| tail.end() == end);
+            let filled = tail.map_or(0, |tail| tail.storage.fill(rest));
             if filled == 0 {
                 self.open_chunk();
             }
-            self.end = self.end.add(filled as u64);
+            self.end = end.add(filled as u64);
             rest = &rest[filled..];
         }
-        taken
     }
 
     /// Takes as much of `data` as there is room for, by reference if that is large; returns how much.
@@ -122,6 +167,9 @@ impl SendBuffer {
             return;
         }
         self.start = offset;
+        if self.lent.end <= offset {
+            self.lent = NOTHING;
+        }
         let Some(chunks) = self.chunks.touched() else { return };
         while let Some(chunk) = chunks.pop_front_if(|chunk| chunk.end() <= offset) {
             if let Storage::Own(chunk) = chunk.storage {
@@ -134,12 +182,16 @@ impl SendBuffer {
     }
 
     /// The bytes of `range` as slices, in order. What is not in the buffer is left out, so that a range
-    /// may include the FIN.
-    pub fn slices(&self, range: OffsetRange) -> Slices<'_> {
+    /// may include the FIN. `lent` is what was [lent](Self::lend).
+    ///
+    /// # Panics
+    /// If that is shorter than what was lent.
+    pub fn slices<'a>(&'a self, range: OffsetRange, lent: &'a [u8]) -> Slices<'a> {
         let (from, to) = (range.start.max(self.start), range.end.min(self.end));
+        let lent = &lent[..self.lent.end.since(self.lent.start) as usize];
         let first =
             if from < to { self.chunks.partition_point(|chunk| chunk.end() <= from) } else { self.chunks.len() };
-        Slices { chunks: self.chunks.range(first..), from, to }
+        Slices { chunks: self.chunks.range(first..), lent: (self.lent.start, lent), from, to }
     }
 
     /// Throws everything away, memory included. Offsets go on where they were.
@@ -189,6 +241,8 @@ impl Drop for SendBuffer {
 #[derive(Clone, Debug)]
 pub struct Slices<'a> {
     chunks: vec_deque::Iter<'a, Chunk>,
+    /// What is lent, from its offset.
+    lent: (Offset, &'a [u8]),
     from: Offset,
     to: Offset,
 }
@@ -199,6 +253,13 @@ impl<'a> Iterator for Slices<'a> {
     fn next(&mut self) -> Option<&'a [u8]> {
         if self.from >= self.to {
             return None;
+        }
+        let (lent, data) = self.lent;
+        if lent <= self.from && self.from < lent.add(data.len() as u64) {
+            let begin = self.from.since(lent) as usize;
+            let end = (self.to.since(lent) as usize).min(data.len());
+            self.from = lent.add(end as u64);
+            return Some(&data[begin..end]);
         }
         let chunk = self.chunks.next()?;
         let skip = self.from.since(chunk.start) as usize;

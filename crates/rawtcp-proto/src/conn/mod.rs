@@ -406,7 +406,20 @@ impl Connection {
 
     /// The payload bytes of a decision, as slices of the send buffer.
     pub fn payload(&self, transmit: &Transmit) -> Slices<'_> {
-        self.send_buf.slices(transmit.payload.clone())
+        self.payload_with(transmit, &[])
+    }
+
+    /// The same while something is [lent](Self::lend): this is.
+    ///
+    /// # Panics
+    /// If `lent` is shorter than what was lent.
+    pub fn payload_with<'a>(&'a self, transmit: &Transmit, lent: &'a [u8]) -> Slices<'a> {
+        self.send_buf.slices(transmit.payload.clone(), lent)
+    }
+
+    /// Whether bytes are [lent](Self::lend) that the peer has not acknowledged.
+    pub fn has_lent(&self) -> bool {
+        self.send_buf.has_lent()
     }
 
     /// The record that takes this connection's place in TIME-WAIT (RFC 9293 §3.6.1 [MUST-13]).

@@ -36,6 +36,23 @@ impl Connection {
         self.write_with(now, data.len(), |conn| conn.send_buf.write_bytes(data))
     }
 
+    /// As [`write`](Self::write) of so many bytes, which stay where they are at first: what is acknowledged before they are
+    /// [kept](Self::keep) need not be copied at all. Nothing may be sent in between but by who has them and gives them to
+    /// [`payload_with`](Self::payload_with). What is lent is to be kept before more can be.
+    pub fn lend(&mut self, now: Instant, len: usize) -> Result<usize, UserError> {
+        self.cork.more = false;
+        self.write_with(now, len, |conn| conn.send_buf.lend(len))
+    }
+
+    /// Copies what was [lent](Self::lend), and is `lent` from its beginning, but for what is acknowledged by now; returns how
+    /// much it copied.
+    ///
+    /// # Panics
+    /// If `lent` is shorter than what was lent.
+    pub fn keep(&mut self, lent: &[u8]) -> usize {
+        self.send_buf.keep(lent)
+    }
+
     fn write_with(
         &mut self,
         _now: Instant,
