@@ -50,13 +50,19 @@ pub(crate) fn pattern_from(from: u64, to: u64) -> Vec<u8> {
     bytes
 }
 
-/// Writes the first `len` bytes of the pattern.
+/// Writes the first `len` bytes of the pattern, from memory that is used anew once it is written.
 pub(crate) async fn send<W: AsyncWrite + Unpin>(to: &mut W, len: u64) -> io::Result<()> {
-    let mut sent = 0;
+    const MOST: usize = 2 * BLOCK;
+    let (mut sent, mut block) = (0, Vec::with_capacity(MOST));
     while sent < len {
-        let block = pattern(sent, BLOCK.min((len - sent) as usize));
-        to.write_all(block).await?;
-        sent += block.len() as u64;
+        block.clear();
+        let end = len.min(sent + MOST as u64);
+        while sent < end {
+            let part = pattern(sent, (end - sent) as usize);
+            block.extend_from_slice(part);
+            sent += part.len() as u64;
+        }
+        to.write_all(&block).await?;
     }
     Ok(())
 }

@@ -11,11 +11,20 @@ fn collect(buffer: &SendBuffer, from: u64, to: u64) -> Vec<u8> {
 
 fn check(buffer: &SendBuffer) {
     let mut at = buffer.chunks.front().map_or(buffer.end, |chunk| chunk.start);
-    assert!(at <= buffer.start || buffer.chunks.is_empty());
+    if buffer.has_lent() {
+        at = at.min(buffer.lent.start);
+    }
+    assert!(at <= buffer.start || buffer.is_empty());
     for chunk in buffer.chunks.iter() {
+        if buffer.has_lent() && at == buffer.lent.start {
+            at = buffer.lent.end;
+        }
         assert_eq!(chunk.start, at);
         assert!(chunk.storage.len() > 0 && chunk.end() > buffer.start);
         at = chunk.end();
+    }
+    if buffer.has_lent() && at == buffer.lent.start {
+        at = buffer.lent.end;
     }
     assert_eq!(at, buffer.end);
     if buffer.is_empty() {
@@ -134,15 +143,52 @@ fn clear_keeps_the_place_and_no_memory() {
     assert_eq!(collect(&buffer, 100_001, 100_004), b"abc");
 }
 
+#[test]
+fn what_is_lent_is_kept_but_for_what_is_acknowledged() {
+    let mut buffer = SendBuffer::new(300_000, ChunkPool::default());
+    buffer.write(&pattern(1, 100));
+    let data = pattern(101, 400_000);
+    assert_eq!(buffer.lend(data.len()), 299_900);
+    assert_eq!((buffer.free(), buffer.charged()), (0, FIRST_CHUNK), "it has its room, and no memory");
+    let slices: Vec<_> = buffer.slices(Offset(51)..Offset(200_001), &data).collect();
+    assert_eq!(slices.concat(), pattern(51, 199_950));
+    assert_eq!(slices[1].as_ptr(), data.as_ptr(), "from where it is");
+    buffer.release_to(Offset(250_001));
+    assert_eq!(buffer.write(&pattern(300_001, 1_000)), 1_000);
+    check(&buffer);
+    assert_eq!(buffer.slices(Offset(250_001)..Offset(301_001), &data).flatten().count(), 51_000);
+    assert_eq!(buffer.keep(&data), 50_000);
+    check(&buffer);
+    assert_eq!(collect(&buffer, 1, 301_001), pattern(250_001, 51_000));
+    assert_eq!(buffer.keep(&[]), 0, "once");
+}
+
+#[test]
+fn what_is_lent_and_acknowledged_is_not_copied() {
+    let mut buffer = SendBuffer::new(300_000, ChunkPool::default());
+    for end in [Some(Offset(200_001)), None] {
+        let data = pattern(buffer.end().0, 200_000);
+        assert_eq!(buffer.lend(data.len()), 200_000);
+        match end {
+            Some(end) => buffer.release_to(end),
+            None => buffer.clear(),
+        }
+        assert!(!buffer.has_lent());
+        assert_eq!((buffer.keep(&data), buffer.len(), buffer.charged()), (0, 0, 0));
+        check(&buffer);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn agrees_with_a_vector(
         capacity in 1..300_000usize,
-        steps in prop::collection::vec((0..6u8, prop_oneof![0..200usize, 0..90_000usize], any::<bool>()), 1..60),
+        steps in prop::collection::vec((0..8u8, prop_oneof![0..200usize, 0..90_000usize], any::<bool>()), 1..60),
     ) {
         let mut buffer = SendBuffer::new(capacity, ChunkPool::default());
         let (mut all, mut start, mut capacity) = (vec![0u8], 1usize, capacity);
+        let mut lent = Vec::new();
         for (what, n, flag) in steps {
             match what {
                 0..=2 => {
@@ -160,10 +206,19 @@ proptest! {
                     capacity = 1 + n;
                     buffer.set_capacity(capacity);
                 }
+                5 if buffer.has_lent() => {
+                    buffer.keep(&lent);
+                }
+                5 => {
+                    lent = pattern(all.len() as u64 * 3, n);
+                    let taken = buffer.lend(n);
+                    prop_assert_eq!(taken, n.min(capacity.saturating_sub(all.len() - start)));
+                    all.extend_from_slice(&lent[..taken]);
+                }
                 _ => {
                     let from = start + (n % (all.len() - start + 1));
                     let to = if flag { all.len() } else { (from + 3_000).min(all.len()) };
-                    let slices = buffer.slices(Offset(from as u64)..Offset(to as u64));
+                    let slices = buffer.slices(Offset(from as u64)..Offset(to as u64), &lent);
                     prop_assert!(slices.clone().all(|slice| !slice.is_empty()));
                     prop_assert!(slices.flatten().eq(&all[from..to]));
                 }
@@ -172,6 +227,7 @@ proptest! {
             prop_assert_eq!((buffer.start().0, buffer.end().0), (start as u64, all.len() as u64));
             prop_assert_eq!(buffer.len(), all.len() - start);
         }
-        prop_assert!(buffer.slices(Offset(0)..Offset(u64::MAX)).flatten().eq(&all[start..]));
+        buffer.keep(&lent);
+        prop_assert!(buffer.slices(Offset(0)..Offset(u64::MAX), &[]).flatten().eq(&all[start..]));
     }
 }

@@ -93,6 +93,48 @@ fn a_transfer_longer_than_the_sequence_space_keeps_every_byte() {
     p.ends[A].check_invariants();
 }
 
+/// Memory that is lent leaves from where it is. What was lost, and what there was no window for, leaves from the copy.
+#[test]
+fn what_is_lent_arrives_whole() {
+    let config = ConnConfig { send_buffer: 1 << 20, ..ConnConfig::default() };
+    let mut p = Pair::established(config.clone(), config);
+    let limits = TxLimits { max_payload: 64_000, ..TxLimits::ONE_SEGMENT };
+    let data = pattern(3_000_000);
+    let (mut written, mut read, mut n) = (0, Vec::new(), 0);
+    let mut copied = 0;
+    while read.len() < data.len() {
+        let mut lent = data[written..data.len().min(written + 200_000)].to_vec();
+        written += p.ends[A].lend(p.now, lent.len()).unwrap_or(0);
+        let mut moved = true;
+        while std::mem::take(&mut moved) {
+            for end in [A, B] {
+                while let Some(t) = p.ends[end].poll_transmit(p.now, &limits) {
+                    (n, moved) = (n + 1, true);
+                    if t.payload_len() > 0 && n % 23 == 0 {
+                        continue;
+                    }
+                    let payload: Vec<u8> = p.ends[end].payload_with(&t, &lent).collect::<Vec<_>>().concat();
+                    assert_eq!(payload.len(), t.payload_len());
+                    let owner = Bytes::from(payload);
+                    let gro_size = t.segment_size;
+                    let segment =
+                        Segment { header: t.header, payload: &owner, owner: Some(&owner), ecn: Ecn::NotEct, gro_size };
+                    let _ = p.ends[1 - end].on_segment(p.now, &segment);
+                }
+            }
+            read.extend(p.read_all(B));
+        }
+        copied += p.ends[A].keep(&lent);
+        lent.fill(0);
+        p.now = p.now + ms(1);
+        p.ends.iter_mut().for_each(|c| c.on_timeout(p.now));
+        p.ends[A].check_invariants();
+    }
+    assert!(read == data);
+    assert!(p.ends[A].info().total_retrans > 0);
+    assert!(0 < copied && copied < data.len() / 2, "{copied} bytes were copied");
+}
+
 #[test]
 fn bulk_arrives_whole_and_in_order() {
     for config in configs() {
