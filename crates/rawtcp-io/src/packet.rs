@@ -200,10 +200,11 @@ impl PacketDevice {
     fn is_dead(&self, receiver: &mut Receiver) -> bool {
         let drops = self.drops();
         let silent = drops > receiver.drops && !receiver.taken && receiver.ring.frame(0).is_none();
-        // Twice: another thread may have fetched older drops from the kernel, and be about to add them up.
-        let is_dead = silent && receiver.suspected;
-        (receiver.taken, receiver.suspected, receiver.drops) = (false, silent, drops);
-        is_dead
+        // Twice, with nothing taken in between: another thread may have fetched older drops from the kernel, and be about to
+        // add them up.
+        let suspected = receiver.suspected && !receiver.taken;
+        (receiver.taken, receiver.suspected, receiver.drops) = (false, silent || suspected, drops);
+        silent && suspected
     }
 
     /// Has everything come by the queue from here on.

@@ -11,6 +11,7 @@ use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::ReadBuf;
 use tokio::task::coop::poll_proceed;
 use tokio::task::yield_now;
@@ -27,6 +28,9 @@ const PIECE: usize = 512 << 10;
 /// acknowledged most of it by then. Of less it has not.
 const LOAN: usize = 128 << 10;
 
+/// A path whose least round trip is no longer: as long as it takes to send what one poll takes.
+const SHORT_PATH: Duration = Duration::from_micros(200);
+
 /// Bytes that a task may write before it gives way once: meanwhile acknowledgments are received, and the memory of what they
 /// cover is written to again while it is in the cache.
 const STRETCH: usize = 1 << 20;
@@ -34,6 +38,9 @@ const STRETCH: usize = 1 << 20;
 /// So many lent bytes count as one: the connection's memory is not touched, and acknowledgments are taken by the writer. But the
 /// driver has more to do than that.
 const LENT_PER_COPIED: usize = 4;
+
+/// What another connection counts as that a writer has served on the way: each may have sent a whole hold.
+const OTHER: usize = STRETCH / 32;
 
 /// A closing operation of one direction.
 type Outcome<R> = Result<R, UserError>;
@@ -214,26 +221,29 @@ impl ConnCell {
     /// A write that copies at its end what the peer has not acknowledged by then.
     fn poll_lend(self: &Arc<Self>, cx: &mut Context<'_>, buf: &[u8], device: usize) -> Poll<io::Result<usize>> {
         let loan = Loan { cell: self, buf, made: Cell::new(false) };
+        // There is none yet: whoever writes like this has the stream for itself.
         let write = |conn: &mut Connection, now| {
-            if conn.has_lent() {
-                // Another task is just writing, too.
-                return conn.write(now, buf);
-            }
             let n = conn.lend(now, buf.len())?;
             loan.made.set(true);
             Ok(n)
         };
         let written = self.poll_op_with(cx, Bits::WRITE, buf, write, |&n| 0 < n && n < buf.len());
         if loan.made.get() {
-            self.host().catch_up(device);
+            let others = self.host().catch_up(device).saturating_sub(1);
+            if others > 0 {
+                self.lock().stretch += others * OTHER;
+            }
         }
         written
     }
 
-    /// The device by which its packets come, if acknowledgments may be there before a writer returns, and it can take them.
+    /// The device by which its packets come, if acknowledgments are likely to be there before a writer returns, and it can
+    /// take them.
     fn catches_up(self: &Arc<Self>) -> Option<usize> {
-        let device = self.lock().device();
-        self.host().catches_up(device).then_some(device)
+        let inner = self.lock();
+        let is_short = inner.conn.min_rtt().is_some_and(|rtt| rtt <= SHORT_PATH);
+        let device = inner.device();
+        (is_short && self.host().catches_up(device)).then_some(device)
     }
 
     /// A short write of several buffers clears nothing, as tokio's.
@@ -524,11 +534,13 @@ impl Drop for Loan<'_> {
             return;
         }
         let mut inner = self.cell.lock();
-        let kept = inner.conn.keep(self.buf);
-        inner.stretch += kept;
+        inner.stretch += inner.conn.keep(self.buf);
+        // What others found to send meanwhile they have left to us.
         if !std::thread::panicking() {
-            // What others found to send meanwhile they have left to us.
             self.cell.conclude(inner, self.cell.now(), After::default());
+        } else if !std::mem::replace(&mut inner.scheduled, true) {
+            drop(inner);
+            self.cell.host().schedule(self.cell.clone());
         }
     }
 }

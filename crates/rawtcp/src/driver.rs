@@ -16,6 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{TryLockError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::thread;
 use tokio::runtime::{self, Handle, Runtime, RuntimeFlavor};
 
 /// What the drivers of a stack share.
@@ -77,7 +78,7 @@ impl Driver {
         }
         for (runtime, driver) in runtimes.into_iter().zip(Self::crew(host, rounds, None)) {
             // If there are not threads enough, the stack ends with the first driver that has none.
-            std::thread::Builder::new().name("rawtcp".into()).spawn(move || runtime.block_on(driver))?;
+            thread::Builder::new().name("rawtcp".into()).spawn(move || runtime.block_on(driver))?;
         }
         Ok(())
     }
@@ -100,6 +101,7 @@ impl Future for Driver {
         if !rounds.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
             rounds.task = Some(cx.waker().clone());
         }
+        rounds.thread = Some(thread::current().id());
         rounds.at_work = true;
         let outcome = rounds.poll(cx, calls);
         rounds.at_work = false;
@@ -134,13 +136,17 @@ impl OnTheSpot for Crew {
         true
     }
 
-    fn catch_up(&self, driver: usize, device: usize) {
-        let Ok(mut rounds) = self.rounds[driver].try_lock() else { return };
-        let Some(rounds) = rounds.as_mut().filter(|rounds| rounds.left != Left::End) else { return };
-        let Some(task) = rounds.task.take() else { return };
-        // An error is met again by whoever waits for the device.
-        let _ = guarded(rounds, &task, |rounds| rounds.engine.receive(device));
+    fn catch_up(&self, driver: usize, device: usize) -> usize {
+        let Ok(mut rounds) = self.rounds[driver].try_lock() else { return 0 };
+        let Some(rounds) = &mut *rounds else { return 0 };
+        // Its own thread must not have to wait for another one's.
+        if rounds.left == Left::End || rounds.thread != Some(thread::current().id()) {
+            return 0;
+        }
+        let Some(task) = rounds.task.take() else { return 0 };
+        let served = guarded(rounds, &task, |rounds| rounds.engine.catch_up(device));
         rounds.task = Some(task);
+        served.unwrap_or(0)
     }
 }
 

@@ -53,6 +53,8 @@ pub(crate) struct Engine {
     /// Taken out while it is worked through.
     batch: Option<RxBatch>,
     touched: Vec<Arc<ConnCell>>,
+    /// Connections that were touched by batches, ever.
+    served: usize,
     replies: Vec<Reply>,
     /// Connections whose handshake is complete: they are queued for `accept` last.
     accepted: Vec<(ListenerRef, Arc<ConnCell>)>,
@@ -91,6 +93,7 @@ impl Engine {
             driver,
             batch: Some(RxBatch::new(BATCH)),
             touched: Vec::new(),
+            served: 0,
             replies: Vec::new(),
             accepted: Vec::new(),
             late: false,
@@ -144,6 +147,15 @@ impl Engine {
         }
         self.batch = Some(batch);
         result
+    }
+
+    /// Takes one batch from a device outside of a turn. Says how many connections it was for.
+    pub(crate) fn catch_up(&mut self, at: usize) -> usize {
+        let before = self.served;
+        if let Err(error) = self.receive(at) {
+            self.host.warn_once_unknown("receive", &error);
+        }
+        self.served.wrapping_sub(before)
     }
 
     /// Learns what changed in the network around us.
@@ -542,6 +554,7 @@ impl Engine {
         self.replies.clear();
         let late_acks = &host.posts[self.driver].late_acks;
         let mut touched = std::mem::take(&mut self.touched);
+        self.served = self.served.wrapping_add(touched.len());
         for cell in touched.drain(..) {
             let settled = catch_unwind(AssertUnwindSafe(|| {
                 let mut after = After::default();

@@ -29,8 +29,9 @@ pub(crate) trait OnTheSpot: fmt::Debug + Send + Sync {
     /// for that.
     fn take_turn(&self, driver: usize) -> bool;
 
-    /// Has a driver take what one of its devices has received, one batch. If it is in a turn it does so in any case.
-    fn catch_up(&self, driver: usize, device: usize);
+    /// Has a driver take what one of its devices has received, one batch, if this is its thread and it is not at work. Says how
+    /// many connections it was for.
+    fn catch_up(&self, driver: usize, device: usize) -> usize;
 }
 
 /// One driver's.
@@ -82,13 +83,15 @@ impl Post {
         self.on_the_spot.get().is_some()
     }
 
-    /// Has such a driver take what one of its devices has received, one batch.
-    pub(crate) fn catch_up(&self, device: usize) {
-        if let Some((drivers, number)) = self.on_the_spot.get()
-            && let Some(drivers) = drivers.upgrade()
-        {
-            drivers.catch_up(*number, device);
+    /// Has such a driver take what one of its devices has received, one batch. Says how many connections it was for.
+    pub(crate) fn catch_up(&self, device: usize) -> usize {
+        let drivers = self.on_the_spot.get().and_then(|(drivers, number)| Some((drivers.upgrade()?, *number)));
+        let served = drivers.map_or(0, |(drivers, number)| drivers.catch_up(number, device));
+        if served > 0 {
+            // There is more to a turn than that, and the device may not tell of it again.
+            self.kick();
         }
+        served
     }
 
     /// So many packets have come at once.

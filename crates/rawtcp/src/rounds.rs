@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread::ThreadId;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
@@ -172,6 +173,8 @@ pub(crate) struct Rounds {
     pub(crate) at_work: bool,
     /// The task that takes the turns, once it has taken one.
     pub(crate) task: Option<Waker>,
+    /// Where that ran last.
+    pub(crate) thread: Option<ThreadId>,
     /// Its turn is taken by the reactor instead.
     pub(crate) on_the_spot: bool,
     pub(crate) left: Left,
@@ -229,6 +232,7 @@ impl Rounds {
             ending: false,
             at_work: false,
             task: None,
+            thread: None,
             on_the_spot: false,
             left: Left::Nothing,
         })

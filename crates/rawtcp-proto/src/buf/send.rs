@@ -1,7 +1,7 @@
 //! Bytes that the application wrote and the peer has not acknowledged yet.
 
 use super::{ChunkPool, LARGE, Storage};
-use crate::cold::Cold;
+use crate::cold::{Cold, Idle};
 use crate::seq::{Offset, OffsetRange};
 use bytes::Bytes;
 use std::collections::{VecDeque, vec_deque};
@@ -17,19 +17,32 @@ const WEDGE_CHUNK: usize = 4 * 1024;
 /// The list of chunks keeps its memory while the buffer is empty if it has room for no more than these.
 const FEW_CHUNKS: usize = 1;
 
-const NOTHING: OffsetRange = Offset(0)..Offset(0);
-
 /// The send queue: every byte from the first unacknowledged one to the last written one.
 #[derive(Debug)]
 pub struct SendBuffer {
-    /// In order, none of them empty, and contiguous but for what is lent.
-    chunks: Cold<VecDeque<Chunk>>,
-    /// What somebody else has the bytes of. Nothing is lent where this is empty.
-    lent: OffsetRange,
+    queue: Cold<Queue>,
     pool: ChunkPool,
     start: Offset,
     end: Offset,
     capacity: usize,
+}
+
+#[derive(Debug)]
+struct Queue {
+    /// In order, none of them empty, and contiguous but for what is lent.
+    chunks: VecDeque<Chunk>,
+    /// What somebody else has the bytes of. Nothing is lent where this is empty.
+    lent: OffsetRange,
+}
+
+const NOTHING: OffsetRange = Offset(0)..Offset(0);
+
+impl Idle for Queue {
+    const BEGIN: Self = Queue { chunks: VecDeque::new(), lent: NOTHING };
+
+    fn idle() -> &'static Self {
+        const { &Self::BEGIN }
+    }
 }
 
 #[derive(Debug)]
@@ -47,7 +60,7 @@ impl Chunk {
 impl SendBuffer {
     /// An empty buffer for `capacity` bytes with memory from `pool`. Its first byte will be `Offset(1)`: the SYN is 0.
     pub fn new(capacity: usize, pool: ChunkPool) -> Self {
-        SendBuffer { chunks: Cold::new(), lent: NOTHING, pool, start: Offset(1), end: Offset(1), capacity }
+        SendBuffer { queue: Cold::new(), pool, start: Offset(1), end: Offset(1), capacity }
     }
 
     /// The most bytes that the buffer takes.
@@ -78,7 +91,7 @@ impl SendBuffer {
 
     /// The bytes of memory behind the queue; counts them.
     pub fn charged(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.storage.charge()).sum()
+        self.queue.chunks.iter().map(|chunk| chunk.storage.charge()).sum()
     }
 
     /// The first byte that is still kept.
@@ -102,15 +115,18 @@ impl SendBuffer {
     /// are [kept](Self::keep), [`slices`](Self::slices) is to be given them.
     pub fn lend(&mut self, len: usize) -> usize {
         debug_assert!(!self.has_lent(), "one at a time");
-        let taken = len.min(self.free());
-        self.lent = self.end..self.end.add(taken as u64);
-        self.end = self.lent.end;
+        let taken = if self.has_lent() { 0 } else { len.min(self.free()) };
+        if taken > 0 {
+            let begin = self.end;
+            self.end = begin.add(taken as u64);
+            self.queue.edit().lent = begin..self.end;
+        }
         taken
     }
 
     /// Whether bytes are lent that are not acknowledged.
     pub fn has_lent(&self) -> bool {
-        self.lent.start < self.lent.end
+        !self.queue.lent.is_empty()
     }
 
     /// Copies what was lent, and is `lent` from its beginning, but for what is acknowledged by now; returns how much it copied.
@@ -118,15 +134,15 @@ impl SendBuffer {
         if !self.has_lent() {
             return 0;
         }
-        let OffsetRange { start, end } = std::mem::replace(&mut self.lent, NOTHING);
+        let Queue { chunks, lent: range } = self.queue.edit();
+        let OffsetRange { start, end } = std::mem::replace(range, NOTHING);
         let from = self.start.max(start);
         let kept = &lent[from.since(start) as usize..end.since(start) as usize];
         // What was written behind it meanwhile stays there.
-        let chunks = self.chunks.edit();
         let behind = chunks.split_off(chunks.partition_point(|chunk| chunk.start < from));
         let last = std::mem::replace(&mut self.end, from);
         self.append(kept);
-        self.chunks.edit().extend(behind);
+        self.queue.edit().chunks.extend(behind);
         self.end = last;
         kept.len()
     }
@@ -137,7 +153,7 @@ impl SendBuffer {
         while !rest.is_empty() {
             let end = self.end;
             // Behind what is lent a chunk begins.
-            let tail = self.chunks.edit().back_mut().filter(|tail| tail.end() == end);
+            let tail = self.queue.edit().chunks.back_mut().filter(|tail| tail.end() == end);
             let filled = tail.map_or(0, |tail| tail.storage.fill(rest));
             if filled == 0 {
                 self.open_chunk();
@@ -167,10 +183,10 @@ impl SendBuffer {
             return;
         }
         self.start = offset;
-        if self.lent.end <= offset {
-            self.lent = NOTHING;
+        let Some(Queue { chunks, lent }) = self.queue.touched() else { return };
+        if lent.end <= offset {
+            *lent = NOTHING;
         }
-        let Some(chunks) = self.chunks.touched() else { return };
         while let Some(chunk) = chunks.pop_front_if(|chunk| chunk.end() <= offset) {
             if let Storage::Own(chunk) = chunk.storage {
                 self.pool.give(chunk);
@@ -188,32 +204,32 @@ impl SendBuffer {
     /// If that is shorter than what was lent.
     pub fn slices<'a>(&'a self, range: OffsetRange, lent: &'a [u8]) -> Slices<'a> {
         let (from, to) = (range.start.max(self.start), range.end.min(self.end));
-        let lent = &lent[..self.lent.end.since(self.lent.start) as usize];
-        let first =
-            if from < to { self.chunks.partition_point(|chunk| chunk.end() <= from) } else { self.chunks.len() };
-        Slices { chunks: self.chunks.range(first..), lent: (self.lent.start, lent), from, to }
+        let Queue { chunks, lent: range } = &*self.queue;
+        let lent = &lent[..range.end.since(range.start) as usize];
+        let first = if from < to { chunks.partition_point(|chunk| chunk.end() <= from) } else { chunks.len() };
+        Slices { chunks: chunks.range(first..), lent: (range.start, lent), from, to }
     }
 
     /// Throws everything away, memory included. Offsets go on where they were.
     pub fn clear(&mut self) {
         self.release_to(self.end);
-        self.chunks.reset();
+        self.queue.reset();
     }
 
     /// Whether there is nothing in it and memory all the same: that of the list of chunks.
     pub fn may_rest(&self) -> bool {
-        self.chunks.if_touched().is_some_and(|chunks| chunks.is_empty())
+        self.queue.if_touched().is_some_and(|queue| queue.chunks.is_empty() && queue.lent.is_empty())
     }
 
     /// With nothing in it, gives back the memory of the list of chunks, too.
     pub fn rest(&mut self) {
         if self.may_rest() {
-            self.chunks.reset();
+            self.queue.reset();
         }
     }
 
     fn open_chunk(&mut self) {
-        let wanted = match self.chunks.back().map(|tail| &tail.storage) {
+        let wanted = match self.queue.chunks.back().map(|tail| &tail.storage) {
             None => FIRST_CHUNK,
             Some(Storage::Own(_)) => NEXT_CHUNK,
             Some(Storage::Shared { .. }) => WEDGE_CHUNK,
@@ -222,7 +238,7 @@ impl SendBuffer {
     }
 
     fn push(&mut self, storage: Storage) {
-        let chunks = self.chunks.edit();
+        let chunks = &mut self.queue.edit().chunks;
         if chunks.capacity() == 0 {
             // Who has little to say needs one.
             chunks.reserve_exact(1);

@@ -399,6 +399,11 @@ impl Connection {
         self.send_buf.len()
     }
 
+    /// The least round-trip time of the last minutes, once there is a sample.
+    pub fn min_rtt(&self) -> Option<Duration> {
+        self.rtt.min_rtt()
+    }
+
     /// Whether the peer has acknowledged everything, the FIN included if one was queued.
     pub fn is_all_acked(&self) -> bool {
         self.send_buf.is_empty() && self.snd.fin.get().is_none_or(|fin| self.snd.una > fin)

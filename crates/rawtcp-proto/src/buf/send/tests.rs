@@ -10,25 +10,25 @@ fn collect(buffer: &SendBuffer, from: u64, to: u64) -> Vec<u8> {
 }
 
 fn check(buffer: &SendBuffer) {
-    let mut at = buffer.chunks.front().map_or(buffer.end, |chunk| chunk.start);
+    let mut at = buffer.queue.chunks.front().map_or(buffer.end, |chunk| chunk.start);
     if buffer.has_lent() {
-        at = at.min(buffer.lent.start);
+        at = at.min(buffer.queue.lent.start);
     }
     assert!(at <= buffer.start || buffer.is_empty());
-    for chunk in buffer.chunks.iter() {
-        if buffer.has_lent() && at == buffer.lent.start {
-            at = buffer.lent.end;
+    for chunk in buffer.queue.chunks.iter() {
+        if buffer.has_lent() && at == buffer.queue.lent.start {
+            at = buffer.queue.lent.end;
         }
         assert_eq!(chunk.start, at);
         assert!(chunk.storage.len() > 0 && chunk.end() > buffer.start);
         at = chunk.end();
     }
-    if buffer.has_lent() && at == buffer.lent.start {
-        at = buffer.lent.end;
+    if buffer.has_lent() && at == buffer.queue.lent.start {
+        at = buffer.queue.lent.end;
     }
     assert_eq!(at, buffer.end);
     if buffer.is_empty() {
-        assert!(buffer.chunks.capacity() <= FEW_CHUNKS);
+        assert!(buffer.queue.chunks.capacity() <= FEW_CHUNKS);
         assert_eq!(buffer.charged(), 0);
     }
 }
@@ -113,7 +113,7 @@ fn a_bulk_transfer_recycles_its_chunks_and_sends_in_few_slices() {
             // At most one chunk is let go at a time, and that one is kept: nothing depends on the allocator.
             buffer.release_to(buffer.start().add(60_000));
         }
-        pointers.extend(buffer.chunks.iter().map(|chunk| chunk.storage.as_slice().as_ptr()));
+        pointers.extend(buffer.queue.chunks.iter().map(|chunk| chunk.storage.as_slice().as_ptr()));
     }
     assert!(pointers.len() <= 8, "{} chunks were used for 20 MB", pointers.len());
 }
