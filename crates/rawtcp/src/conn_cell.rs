@@ -53,6 +53,8 @@ pub(crate) struct Inner {
     pub(crate) scheduled: bool,
     /// Bytes that its writer has written without giving way.
     pub(crate) stretch: usize,
+    /// The tail of what was written waits for what is written next, or for the driver.
+    pub(crate) tail_waits: bool,
     /// `set_linger`, as set.
     pub(crate) linger: Option<Duration>,
     /// `set_quickack`, as set.
@@ -136,6 +138,7 @@ impl ConnCell {
             touched: false,
             scheduled: false,
             stretch: 0,
+            tail_waits: false,
             linger,
             quickack: true,
             acked: None,
@@ -454,6 +457,12 @@ impl ConnCell {
 }
 
 impl Inner {
+    /// What has waited for the application leaves with whatever is sent next.
+    pub(crate) fn release(&mut self) {
+        self.conn.release_handshake_ack();
+        self.tail_waits = false;
+    }
+
     /// The device by which its packets come.
     pub(crate) fn device(&self) -> usize {
         self.granted.device

@@ -51,7 +51,8 @@ impl ConnCell {
     }
 
     /// Sends what an operation made possible, and wakes whom it concerns.
-    fn conclude<'a>(self: &'a Arc<Self>, inner: MutexGuard<'a, Inner>, now: Instant, after: After) {
+    fn conclude<'a>(self: &'a Arc<Self>, mut inner: MutexGuard<'a, Inner>, now: Instant, after: After) {
+        inner.tail_waits = false;
         self.conclude_with(inner, now, &[], after);
     }
 
@@ -188,7 +189,8 @@ impl ConnCell {
                         self.exhausted(&mut inner, mask, &mut after);
                     }
                     let written = inner.conn.unacked_len().saturating_sub(before);
-                    inner.stretch += if inner.conn.has_lent() { written / LENT_PER_COPIED } else { written };
+                    inner.stretch += if lent.is_empty() { written } else { written / LENT_PER_COPIED };
+                    inner.tail_waits = !lent.is_empty() && self.hold_tail(now);
                     self.conclude_with(inner, now, lent, after);
                     coop.made_progress();
                     return Poll::Ready(Ok(result));
@@ -244,6 +246,16 @@ impl ConnCell {
         let is_short = inner.conn.min_rtt().is_some_and(|rtt| rtt <= SHORT_PATH);
         let device = inner.device();
         (is_short && self.host().catches_up(device)).then_some(device)
+    }
+
+    /// Whether the tail of a write waits for the next one, or else for the driver's next turn: for one of many in a row.
+    fn hold_tail(self: &Arc<Self>, now: Instant) -> bool {
+        let post = &self.host().posts[self.driver()];
+        let held = post.late.hold_tail(now, self);
+        if held {
+            post.kick();
+        }
+        held
     }
 
     /// A short write of several buffers clears nothing, as tokio's.
@@ -537,7 +549,7 @@ impl Drop for Loan<'_> {
         inner.stretch += inner.conn.keep(self.buf);
         // What others found to send meanwhile they have left to us.
         if !std::thread::panicking() {
-            self.cell.conclude(inner, self.cell.now(), After::default());
+            self.cell.conclude_with(inner, self.cell.now(), &[], After::default());
         } else if !std::mem::replace(&mut inner.scheduled, true) {
             drop(inner);
             self.cell.host().schedule(self.cell.clone());

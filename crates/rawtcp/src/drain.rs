@@ -182,7 +182,7 @@ impl Drain {
         }
         let mut more = self.engine.timers();
         for driver in 0..self.engine.host().posts.len() {
-            more |= self.engine.late_acks_for(driver);
+            more |= self.engine.late_for(driver);
             more |= self.engine.due_for(driver);
             more |= self.engine.scheduled_for(driver);
         }

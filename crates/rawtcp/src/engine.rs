@@ -58,8 +58,6 @@ pub(crate) struct Engine {
     replies: Vec<Reply>,
     /// Connections whose handshake is complete: they are queued for `accept` last.
     accepted: Vec<(ListenerRef, Arc<ConnCell>)>,
-    /// Last ACKs of handshakes wait for what the application will send.
-    late: bool,
     /// Addresses of ours that became busy.
     busy: Vec<SocketAddr>,
     /// Shards that were looked into: their timers may have changed. One bit each.
@@ -96,7 +94,6 @@ impl Engine {
             served: 0,
             replies: Vec::new(),
             accepted: Vec::new(),
-            late: false,
             busy: Vec::new(),
             shards: 0,
             wake: WakeList::default(),
@@ -498,22 +495,23 @@ impl Engine {
         any
     }
 
-    /// Whether ACKs wait for the application, which is to have its turn now, and the driver the next.
-    pub(crate) fn has_late_acks(&self) -> bool {
-        self.late
+    /// Whether anything waits for the application, which is to have its turn now, and the driver the next.
+    pub(crate) fn has_late(&self) -> bool {
+        self.host.posts[self.driver].late.any()
     }
 
-    /// Sends the last ACKs of handshakes that nothing has carried since the last turn. Says whether any waited.
-    pub(crate) fn late_acks(&mut self) -> bool {
-        std::mem::take(&mut self.late) && self.late_acks_for(self.driver)
+    /// Sends what has waited for the application since the last turn, and what it wrote has not carried. Says whether anything
+    /// waited.
+    pub(crate) fn late(&mut self) -> bool {
+        self.has_late() && self.late_for(self.driver)
     }
 
     /// The same, in the place of another driver.
-    pub(crate) fn late_acks_for(&mut self, driver: usize) -> bool {
-        let late = self.host.posts[driver].late_acks.take();
+    pub(crate) fn late_for(&mut self, driver: usize) -> bool {
+        let late = self.host.posts[driver].late.take();
         for cell in &late {
             let _ = self.deliver(cell, |inner| {
-                inner.conn.release_handshake_ack();
+                inner.release();
                 Ok(())
             });
         }
@@ -552,7 +550,7 @@ impl Engine {
         let paths = &self.paths;
         tx::send_replies(&host, &self.replies, |tuple| paths.lane(tuple));
         self.replies.clear();
-        let late_acks = &host.posts[self.driver].late_acks;
+        let late = &host.posts[self.driver].late;
         let mut touched = std::mem::take(&mut self.touched);
         self.served = self.served.wrapping_add(touched.len());
         for cell in touched.drain(..) {
@@ -561,22 +559,20 @@ impl Engine {
                 let mut inner = cell.lock();
                 inner.touched = false;
                 // A driver with a thread of its own would only wait for other threads.
-                let mut late = !host.settings.own_thread && inner.conn.hold_handshake_ack();
+                let held = !host.settings.own_thread && inner.conn.hold_handshake_ack();
                 // Nobody would see to it in time where the clock may stand still.
-                if late && !(host.clock.is_real() && late_acks.hold(now, &cell)) {
+                if held && !(host.clock.is_real() && late.hold_ack(now, &cell)) {
                     inner.conn.release_handshake_ack();
-                    late = false;
                 }
                 let becomes_busy = inner.until_busy == 1;
                 inner.until_busy = inner.until_busy.saturating_sub(1);
                 cell.settle(&mut inner, now, &mut after);
                 let left = inner.has_left();
                 drop(inner);
-                (after, becomes_busy, late, left)
+                (after, becomes_busy, left)
             }));
             match settled {
-                Ok((after, becomes_busy, late, left)) => {
-                    self.late |= late;
+                Ok((after, becomes_busy, left)) => {
                     if becomes_busy {
                         self.busy.push(cell.tuple().local);
                     }

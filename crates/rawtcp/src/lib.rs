@@ -56,7 +56,7 @@ mod error;
 pub mod events;
 mod host;
 mod integrations;
-mod late_acks;
+mod late;
 mod listener_cell;
 #[cfg(rawtcp_models)]
 pub mod models;

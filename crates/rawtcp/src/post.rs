@@ -2,7 +2,7 @@
 //! whose deadline has come.
 
 use crate::conn_cell::ConnCell;
-use crate::late_acks::LateAcks;
+use crate::late::Late;
 use crate::stats::count;
 use crate::sync::{Arc, AtomicBool, AtomicU64, AtomicWaker, Mutex, Ordering, lock};
 use std::fmt;
@@ -46,7 +46,7 @@ pub(crate) struct Post {
     calls: AtomicU64,
     scheduled: Mutex<Vec<Arc<ConnCell>>>,
     due: Mutex<Vec<Arc<ConnCell>>>,
-    pub(crate) late_acks: LateAcks,
+    pub(crate) late: Late,
     /// Packets that it took from its devices.
     pub(crate) received: AtomicU64,
 }
@@ -141,7 +141,7 @@ impl Post {
 
     /// Nobody comes any more, and no list must keep the stack alive.
     pub(crate) fn clear(&self) {
-        drop((self.take_scheduled(usize::MAX), self.take_due(usize::MAX), self.late_acks.take()));
+        drop((self.take_scheduled(usize::MAX), self.take_due(usize::MAX), self.late.take()));
     }
 
     /// Takes the first of the connections that the driver is to go on with.

@@ -431,7 +431,7 @@ impl Rounds {
     /// Takes a turn: of what it waits for, those that have called have something. Ready: the stack is to end.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, mut calls: Calls) -> Poll<()> {
         let before = self.engine.received_bytes;
-        self.engine.late_acks();
+        self.engine.late();
         let mut begin = None;
         for round in 0..ROUNDS {
             self.called |= calls;
@@ -462,7 +462,7 @@ impl Rounds {
             }
             calls = self.engine.host().posts[self.driver].answer();
             if !more && calls == 0 {
-                if self.engine.has_late_acks() {
+                if self.engine.has_late() {
                     break;
                 }
                 return Poll::Pending;

@@ -33,8 +33,12 @@ const TIMER_SLACK: Duration = Duration::from_micros(50);
 const WHOLE: usize = 4;
 
 /// Segmentable packets sent in one hold, some 50 µs. One system call for all of them takes less time than one each, and finds
-/// the peer's reader awake more often. A write of 256 KiB, and what is left of it behind the full ones, is one hold.
+/// the peer's reader awake more often. A write of 256 KiB with its tail is one hold.
 const RUNS: usize = 5;
+
+/// A tail of less than this waits for what is written next, where it is held: as a packet of its own it costs as much as a large
+/// one, but for the copy.
+const TAIL: usize = 32 << 10;
 
 /// I/O vectors kept on the stack. A hold of full segments from a buffer in 64 KiB chunks needs about 35.
 const VECTORS: usize = 48;
@@ -118,7 +122,8 @@ fn transmit_now(
     }
     let device = open.io.capabilities();
     let segmentable = (device.max_segmentable as usize).min(LARGEST);
-    let limits = TxLimits { max_payload: segmentable, timer_slack: TIMER_SLACK };
+    let tail = if inner.tail_waits { TAIL } else { 0 };
+    let limits = TxLimits { max_payload: segmentable, timer_slack: TIMER_SLACK, tail };
 
     let mut decided = SmallVec::<[Transmit; HOLD]>::new();
     let (mut runs, mut all) = (0, false);

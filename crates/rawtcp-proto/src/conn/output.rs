@@ -5,18 +5,21 @@ use crate::seq::{Offset, OffsetRange, SeqNum, WireWindow};
 use crate::time::{Duration, Instant};
 use crate::wire::{Flags, Options, SackBlocks, TcpHeader, Timestamps};
 
-/// What the device takes in one piece.
+/// What the device takes in one piece, and what the caller would rather not send yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TxLimits {
     /// Payload bytes in one [`Transmit`]. Below two segments, every transmit is one segment.
     pub max_payload: usize,
     /// By how much later than asked for timers come: what pacing would hold back for less leaves at once.
     pub timer_slack: Duration,
+    /// New data waits if there is less of it than so many bytes: the caller expects more to be written, and sees to it that it
+    /// does not wait for long. Not with `nodelay`, before a FIN, nor urgent data. 0: nothing waits.
+    pub tail: usize,
 }
 
 impl TxLimits {
     /// One segment at a time: a device without segmentation.
-    pub const ONE_SEGMENT: TxLimits = TxLimits { max_payload: 0, timer_slack: Duration::ZERO };
+    pub const ONE_SEGMENT: TxLimits = TxLimits { max_payload: 0, timer_slack: Duration::ZERO, tail: 0 };
 }
 
 /// Why a segment leaves.
@@ -245,7 +248,7 @@ impl Connection {
     }
 
     fn poll_new_data(&mut self, now: Instant, limits: &TxLimits) -> Option<Transmit> {
-        if !self.has_unsent() {
+        if !self.has_unsent() || self.is_tail(limits) {
             return None;
         }
         let from_nothing = self.sent.outstanding() == 0;
@@ -281,6 +284,12 @@ impl Connection {
                 None
             }
         }
+    }
+
+    /// Whether all there is waits for more, as the caller wants it.
+    fn is_tail(&self, limits: &TxLimits) -> bool {
+        let data = self.send_buf.end().since(self.snd.nxt);
+        data < limits.tail as u64 && !self.nodelay && !self.pending.push && self.snd.fin.is_none()
     }
 
     /// How many bytes of new data leave now; `Some(0)` is the FIN alone.

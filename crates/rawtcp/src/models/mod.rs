@@ -97,7 +97,7 @@ impl Future for Turns {
             let mut busy = matches!(engine.receive(driver), Ok(Drained::Maybe));
             busy |= engine.scheduled();
             busy |= open.queue.is_busy() && engine.flush(driver);
-            busy |= engine.late_acks();
+            busy |= engine.late();
             if driver >= alive.load(Ordering::SeqCst) {
                 // As the drivers' `drop`, but for the delivery, which waits for the kernel.
                 let engine = self.engine.take().filter(|_| driver == 0);

@@ -222,7 +222,7 @@ fn a_burst_that_leaves_as_one_packet_is_over_with_it() {
     let mut p = Pair::established(config.clone(), config);
     // The window opens.
     departures(&mut p, 300_000);
-    let limits = TxLimits { max_payload: 60_000, timer_slack: Duration::from_micros(50) };
+    let limits = TxLimits { max_payload: 60_000, timer_slack: Duration::from_micros(50), ..TxLimits::ONE_SEGMENT };
     p.write_all(A, &[7; 100_000]);
     let mut left = 0;
     for _ in 0..5 {

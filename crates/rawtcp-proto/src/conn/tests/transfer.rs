@@ -93,6 +93,42 @@ fn a_transfer_longer_than_the_sequence_space_keeps_every_byte() {
     p.ends[A].check_invariants();
 }
 
+/// What is less than the caller wants to send at once waits, unless it must not.
+#[test]
+fn a_tail_waits_for_more() {
+    let limits = TxLimits { max_payload: 5 * 1448, tail: 3000, ..TxLimits::ONE_SEGMENT };
+    let config = ConnConfig::default();
+    let held = |prepare: &dyn Fn(&mut Connection, crate::time::Instant)| {
+        let mut p = Pair::established(config.clone(), config.clone());
+        p.settle();
+        let (now, conn) = (p.now, &mut p.ends[A]);
+        prepare(conn, now);
+        let mut sent = Vec::new();
+        while let Some(t) = conn.poll_transmit(now, &limits) {
+            sent.push(t.payload_len());
+        }
+        conn.check_invariants();
+        assert!(conn.poll_transmit(now, &TxLimits::ONE_SEGMENT).is_some() || conn.info().notsent_bytes == 0);
+        sent
+    };
+    let write = |conn: &mut Connection, now, len| assert_eq!(conn.write(now, &pattern(len)), Ok(len));
+    assert_eq!(held(&|c, now| write(c, now, 2999)), []);
+    assert_eq!(held(&|c, now| write(c, now, 3000)), [3000]);
+    assert_eq!(held(&|c, now| write(c, now, 5 * 1448 + 2999)), [5 * 1448]);
+    let nodelay = |c: &mut Connection, now| {
+        c.set_nodelay(true);
+        write(c, now, 2999);
+    };
+    assert_eq!(held(&nodelay), [2999]);
+    let fin = |c: &mut Connection, now| {
+        write(c, now, 2999);
+        c.shutdown(now).unwrap();
+    };
+    assert_eq!(held(&fin), [2999]);
+    let urgent = |c: &mut Connection, now| assert_eq!(c.write_urgent(now, b"!"), Ok(1));
+    assert_eq!(held(&urgent), [1]);
+}
+
 /// Memory that is lent leaves from where it is. What was lost, and what there was no window for, leaves from the copy.
 #[test]
 fn what_is_lent_arrives_whole() {
