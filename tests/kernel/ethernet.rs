@@ -16,6 +16,7 @@ use std::io;
 use std::net::IpAddr;
 use std::process::Command;
 use std::sync::mpsc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 tests!(
@@ -31,6 +32,7 @@ tests!(
     one_interface_of_two,
     auto_without_an_ethernet_is_raw_ip,
     there_is_no_such_interface,
+    a_tail_leaves_while_the_program_blocks,
 );
 
 const PORT: u16 = 4700;
@@ -436,4 +438,50 @@ fn there_is_no_such_interface() -> Outcome {
         Outcome::Ok(())
     })
     .join()
+}
+
+/// The tail of the last of many large writes leaves although the program's only thread does not come back from it.
+fn a_tail_leaves_while_the_program_blocks() -> Outcome {
+    /// Two packets of 45 full segments, and a tail of one and a bit, which waits for the next write if there were many.
+    const BLOCK: usize = 132_000;
+    const ATTEMPTS: usize = 5;
+    const IN_A_ROW: usize = 20;
+    const BLOCKED: Duration = Duration::from_secs(1);
+    let pair = Pair::new()?;
+    let (ready, is_ready) = mpsc::channel();
+    let (told, arrivals) = mpsc::channel();
+    let server = pair.server.spawn_tokio(move || async move {
+        let listener = kernel_listener(addr(SERVER_V4, PORT)).await?;
+        ready.send(())?;
+        let (mut stream, _) = soon("accept", listener.accept()).await?;
+        let mut block = vec![0; BLOCK];
+        for number in 0..ATTEMPTS * IN_A_ROW {
+            soon("a block", stream.read_exact(&mut block)).await?;
+            told.send(number)?;
+            stream.write_all(b"!").await?;
+        }
+        Outcome::Ok(())
+    });
+    let server = once_told(&is_ready, server)?;
+    let client = pair.client.spawn_tokio(move || async move {
+        let stack = packet(None)?;
+        let mut stream = stack.connect(addr(SERVER_V4, PORT)).await?;
+        let block = vec![0x5a; BLOCK];
+        let mut arrived = 0;
+        for number in 0..ATTEMPTS * IN_A_ROW {
+            soon("room", stream.write_all(&block)).await?;
+            if number % IN_A_ROW == IN_A_ROW - 1 {
+                // Nobody sees to what the peer's window had no room for meanwhile: one of the attempts is enough.
+                let mut told = std::iter::from_fn(|| arrivals.recv_timeout(BLOCKED).ok());
+                arrived += usize::from(told.any(|told| told == number));
+            }
+            soon("the answer", stream.read_exact(&mut [0])).await?;
+        }
+        assert!(arrived > 0, "none of {ATTEMPTS} tails left");
+        drop(stream);
+        stack.close().await;
+        Outcome::Ok(())
+    });
+    client.join()?;
+    server.join()
 }

@@ -15,6 +15,8 @@ use tokio::io::AsyncWriteExt;
 tests!(
     loss_v4,
     loss_v6,
+    loss_on_a_short_path_v4,
+    loss_on_a_short_path_v6,
     reordering_v4,
     reordering_v6,
     duplication_v4,
@@ -108,6 +110,15 @@ fn loss_v4() -> Outcome {
 
 fn loss_v6() -> Outcome {
     transfer(SERVER_V6, lossy(link()))
+}
+
+/// What is written is lent to the connection there, and copied when it has left.
+fn loss_on_a_short_path_v4() -> Outcome {
+    transfer(SERVER_V4, lossy(LinkConfig::default()))
+}
+
+fn loss_on_a_short_path_v6() -> Outcome {
+    transfer(SERVER_V6, lossy(LinkConfig::default()))
 }
 
 fn reordering_v4() -> Outcome {
