@@ -3,7 +3,7 @@
 //! Whoever changes a connection, user or driver, does it in three steps: lock and act; `settle`, which
 //! transmits, turns events into readiness and arms the timer; and, with the lock given back, `finish`,
 //! which leaves the table and wakes. Under the lock only the leaves are taken: a device's queue, the
-//! alarm, the list of scheduled connections.
+//! alarm, the lists of connections that are scheduled or late.
 
 use crate::alarm::Due;
 use crate::budget::Grant;

@@ -17,7 +17,7 @@ use tokio::task::coop::poll_proceed;
 use tokio::task::yield_now;
 
 /// Packets that a writer sends by itself before the driver goes on, about as long as a task may run: four holds of single
-/// packets, or 1 MiB in segmentable ones. A writer that leaves no backlog behind has the kernel copy what is in the cache
+/// packets, or 1.25 MiB in segmentable ones. A writer that leaves no backlog behind has the kernel copy what is in the cache
 /// still, and wakes no driver.
 const USER_PACKETS: usize = 64;
 
@@ -190,7 +190,7 @@ impl ConnCell {
                     }
                     let written = inner.conn.unacked_len().saturating_sub(before);
                     inner.stretch += if lent.is_empty() { written } else { written / LENT_PER_COPIED };
-                    inner.tail_waits = !lent.is_empty() && self.hold_tail(now);
+                    inner.tail_waits = !lent.is_empty() && !inner.conn.nodelay() && self.hold_tail(now);
                     self.conclude_with(inner, now, lent, after);
                     coop.made_progress();
                     return Poll::Ready(Ok(result));

@@ -136,13 +136,14 @@ impl OnTheSpot for Crew {
         true
     }
 
+    fn is_here(&self, driver: usize) -> bool {
+        self.rounds[driver].try_lock().is_ok_and(|rounds| rounds.as_ref().is_some_and(Rounds::are_here))
+    }
+
     fn catch_up(&self, driver: usize, device: usize) -> usize {
         let Ok(mut rounds) = self.rounds[driver].try_lock() else { return 0 };
-        let Some(rounds) = &mut *rounds else { return 0 };
         // Its own thread must not have to wait for another one's.
-        if rounds.left == Left::End || rounds.thread != Some(thread::current().id()) {
-            return 0;
-        }
+        let Some(rounds) = rounds.as_mut().filter(|rounds| rounds.are_here()) else { return 0 };
         let Some(task) = rounds.task.take() else { return 0 };
         let served = guarded(rounds, &task, |rounds| rounds.engine.catch_up(device));
         rounds.task = Some(task);

@@ -1,7 +1,7 @@
 //! What all parts of one stack share: tables, devices, ports, timers, and the way to the drivers.
 //!
 //! Locks, in the order in which they may be taken: ports, then a shard. A connection's lock comes with
-//! neither; under it only the leaves: a device's queue, the alarm, the list of scheduled connections.
+//! neither; under it only the leaves: a device's queue, the alarm, the lists of connections that are scheduled or late.
 
 use crate::alarm::{Alarm, Due};
 use crate::budget::{Budgets, Grant, SendBudget};
@@ -338,7 +338,7 @@ impl Host {
     /// Whether acknowledgments may come by this device while a writer sends, and [`catch_up`](Self::catch_up) takes them.
     pub(crate) fn catches_up(&self, device: usize) -> bool {
         let open = self.devices.get(device);
-        open.takes_large && self.clock.is_real() && self.posts[open.driver].is_on_the_spot()
+        open.takes_large && self.clock.is_real() && self.posts[open.driver].is_here()
     }
 
     /// Takes what a device has received, one batch, here and now. Says how many connections it was for.

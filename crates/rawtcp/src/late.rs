@@ -8,6 +8,7 @@
 
 use crate::conn_cell::ConnCell;
 use rawtcp_proto::Instant;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -19,7 +20,7 @@ const PATIENCE: u32 = 16;
 /// A row ends when there was none for so long.
 const ROW: Duration = Duration::from_millis(10);
 
-/// What has waited for this long, and at most twice as long, has waited long enough.
+/// Nothing waits for longer than two of these.
 const TICK: Duration = Duration::from_millis(1);
 
 /// Ticks with nothing new, behind which the thread ends.
@@ -140,7 +141,10 @@ impl Shared {
                 let overdue = self.take(&mut state);
                 drop(state);
                 for cell in overdue {
-                    cell.with(|inner, _| inner.release());
+                    // Poisoned: the next one to lock it resets it. Have that be soon.
+                    if catch_unwind(AssertUnwindSafe(|| cell.with(|inner, _| inner.release()))).is_err() {
+                        cell.host().schedule(cell.clone());
+                    }
                 }
             }
         }

@@ -29,8 +29,11 @@ pub(crate) trait OnTheSpot: fmt::Debug + Send + Sync {
     /// for that.
     fn take_turn(&self, driver: usize) -> bool;
 
-    /// Has a driver take what one of its devices has received, one batch, if this is its thread and it is not at work. Says how
-    /// many connections it was for.
+    /// Whether a driver is not at work, and this is its thread.
+    fn is_here(&self, driver: usize) -> bool;
+
+    /// Has a driver take what one of its devices has received, one batch, if it [is here](Self::is_here). Says how many
+    /// connections it was for.
     fn catch_up(&self, driver: usize, device: usize) -> usize;
 }
 
@@ -69,24 +72,25 @@ impl Post {
     pub(crate) fn ring_from_reactor(&self, call: Calls) {
         if self.calls.fetch_or(call, Ordering::AcqRel) == 0 {
             let taken = !self.crowded.load(Ordering::Relaxed)
-                && self.on_the_spot.get().is_some_and(|(drivers, number)| {
-                    drivers.upgrade().is_some_and(|drivers| drivers.take_turn(*number))
-                });
+                && self.drivers().is_some_and(|(drivers, number)| drivers.take_turn(number));
             if !taken {
                 self.driver.wake();
             }
         }
     }
 
-    /// Whether the driver is one that works on the spot.
-    pub(crate) fn is_on_the_spot(&self) -> bool {
-        self.on_the_spot.get().is_some()
+    fn drivers(&self) -> Option<(Arc<dyn OnTheSpot>, usize)> {
+        self.on_the_spot.get().and_then(|(drivers, number)| Some((drivers.upgrade()?, *number)))
+    }
+
+    /// Whether the driver works on the spot, and this is its thread.
+    pub(crate) fn is_here(&self) -> bool {
+        self.drivers().is_some_and(|(drivers, number)| drivers.is_here(number))
     }
 
     /// Has such a driver take what one of its devices has received, one batch. Says how many connections it was for.
     pub(crate) fn catch_up(&self, device: usize) -> usize {
-        let drivers = self.on_the_spot.get().and_then(|(drivers, number)| Some((drivers.upgrade()?, *number)));
-        let served = drivers.map_or(0, |(drivers, number)| drivers.catch_up(number, device));
+        let served = self.drivers().map_or(0, |(drivers, number)| drivers.catch_up(number, device));
         if served > 0 {
             // There is more to a turn than that, and the device may not tell of it again.
             self.kick();

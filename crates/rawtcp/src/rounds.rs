@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::ThreadId;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
@@ -236,6 +236,11 @@ impl Rounds {
             on_the_spot: false,
             left: Left::Nothing,
         })
+    }
+
+    /// Whether they can be worked on outside of a turn, by this thread.
+    pub(crate) fn are_here(&self) -> bool {
+        self.left != Left::End && self.thread == Some(thread::current().id())
     }
 
     /// Takes what a device has received, one batch, if it has called. Says whether there may be more of it.

@@ -13,7 +13,8 @@ pub struct TxLimits {
     /// By how much later than asked for timers come: what pacing would hold back for less leaves at once.
     pub timer_slack: Duration,
     /// New data waits if there is less of it than so many bytes: the caller expects more to be written, and sees to it that it
-    /// does not wait for long. Not with `nodelay`, before a FIN, nor urgent data. 0: nothing waits.
+    /// does not wait for long. Not with `nodelay`, before a FIN, what leaves as a probe, nor where one segment leaves at a time, as
+    /// urgent data does. 0: nothing waits.
     pub tail: usize,
 }
 
@@ -248,7 +249,11 @@ impl Connection {
     }
 
     fn poll_new_data(&mut self, now: Instant, limits: &TxLimits) -> Option<Transmit> {
-        if !self.has_unsent() || self.is_tail(limits) {
+        if !self.has_unsent() {
+            return None;
+        }
+        if self.is_tail(limits) {
+            self.is_app_limited_below(limits.tail as u64);
             return None;
         }
         let from_nothing = self.sent.outstanding() == 0;
