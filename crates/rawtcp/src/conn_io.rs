@@ -245,6 +245,7 @@ impl ConnCell {
         let inner = self.lock();
         let is_short = inner.conn.min_rtt().is_some_and(|rtt| rtt <= SHORT_PATH);
         let device = inner.device();
+        drop(inner);
         (is_short && self.host().catches_up(device)).then_some(device)
     }
 
