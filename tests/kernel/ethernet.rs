@@ -1,7 +1,8 @@
 //! What only the AF_PACKET device has to know: neighbours, segmentation, VLANs, bridges, frames for others, fragments.
 
 use crate::common::{
-    Outcome, addr, hear, iproute2, kernel_listener, nft_and_iproute2, of_port, once_told, receive, send, soon,
+    Outcome, addr, hear, iproute2, kernel_listener, nft_and_iproute2, of_port, once_told, pattern_from, receive, send,
+    soon,
 };
 use crate::tests;
 use crate::transfer::exchange;
@@ -12,7 +13,7 @@ use rawtcp_lab::topology::{
     CLIENT_V4, CLIENT_V6, INTERFACE, Pair, ROUTED_SERVER_V4, ROUTED_SERVER_V6, Routed, SERVER_V4, SERVER_V6,
 };
 use std::error::Error;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::process::Command;
 use std::sync::mpsc;
@@ -33,6 +34,7 @@ tests!(
     auto_without_an_ethernet_is_raw_ip,
     there_is_no_such_interface,
     a_tail_leaves_while_the_program_blocks,
+    large_writes_of_several_buffers,
 );
 
 const PORT: u16 = 4700;
@@ -478,6 +480,44 @@ fn a_tail_leaves_while_the_program_blocks() -> Outcome {
             soon("the answer", stream.read_exact(&mut [0])).await?;
         }
         assert!(arrived > 0, "none of {ATTEMPTS} tails left");
+        drop(stream);
+        stack.close().await;
+        Outcome::Ok(())
+    });
+    client.join()?;
+    server.join()
+}
+
+/// A head, a large body, and what is behind it, in one write as of an HTTP server; all of it is written to again behind it.
+fn large_writes_of_several_buffers() -> Outcome {
+    const PARTS: [usize; 4] = [300, 200_000, 7, 150_000];
+    const WRITES: u64 = 100;
+    let size = PARTS.iter().sum::<usize>() as u64;
+    let pair = Pair::new()?;
+    let (ready, is_ready) = mpsc::channel();
+    let server = pair.server.spawn_tokio(move || async move {
+        let listener = kernel_listener(addr(SERVER_V4, PORT)).await?;
+        ready.send(())?;
+        let (mut stream, _) = soon("accept", listener.accept()).await?;
+        assert_eq!(soon("all of it", receive(&mut stream)).await?, WRITES * size);
+        Outcome::Ok(())
+    });
+    let server = once_told(&is_ready, server)?;
+    let client = pair.client.spawn_tokio(move || async move {
+        let stack = packet(None)?;
+        let mut stream = stack.connect(addr(SERVER_V4, PORT)).await?;
+        let mut memory = Vec::new();
+        for number in 0..WRITES {
+            memory.clear();
+            memory.extend_from_slice(&pattern_from(number * size, (number + 1) * size));
+            let mut rest = &memory[..];
+            let mut parts = PARTS.map(|len| IoSlice::new(rest.split_off(..len).unwrap_or_default()));
+            let mut parts = &mut parts[..];
+            while !parts.is_empty() {
+                let n = soon("room", stream.write_vectored(parts)).await?;
+                IoSlice::advance_slices(&mut parts, n);
+            }
+        }
         drop(stream);
         stack.close().await;
         Outcome::Ok(())

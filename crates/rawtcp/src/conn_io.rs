@@ -214,22 +214,40 @@ impl ConnCell {
         if buf.len() >= LOAN
             && let Some(device) = self.catches_up()
         {
-            return self.poll_lend(cx, buf, device);
+            return self.poll_lend(cx, &[], buf, device, |&n| n < buf.len());
         }
         let write = |conn: &mut Connection, now| conn.write(now, buf);
         self.poll_op(cx, Bits::WRITE, write, |&n| 0 < n && n < buf.len())
     }
 
-    /// A write that copies at its end what the peer has not acknowledged by then.
-    fn poll_lend(self: &Arc<Self>, cx: &mut Context<'_>, buf: &[u8], device: usize) -> Poll<io::Result<usize>> {
+    /// A write that copies `buf` at its end, and of it what the peer has not acknowledged by then; what is `before` it is copied
+    /// first.
+    fn poll_lend(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        before: &[IoSlice<'_>],
+        buf: &[u8],
+        device: usize,
+        short: impl FnOnce(&usize) -> bool,
+    ) -> Poll<io::Result<usize>> {
         let loan = Loan { cell: self, buf, made: Cell::new(false) };
-        // There is none yet: whoever writes like this has the stream for itself.
+        let first = before.iter().map(|buf| buf.len()).sum();
+        // There is no loan yet: whoever writes like this has the stream for itself.
         let write = |conn: &mut Connection, now| {
-            let n = conn.lend(now, buf.len())?;
-            loan.made.set(true);
-            Ok(n)
+            let copied = write_all_of(conn, now, before)?;
+            if copied < first {
+                return Ok(copied);
+            }
+            match conn.lend(now, buf.len()) {
+                Ok(n) => {
+                    loan.made.set(true);
+                    Ok(copied + n)
+                }
+                Err(UserError::WouldBlock) if copied > 0 => Ok(copied),
+                Err(error) => Err(error),
+            }
         };
-        let written = self.poll_op_with(cx, Bits::WRITE, buf, write, |&n| 0 < n && n < buf.len());
+        let written = self.poll_op_with(cx, Bits::WRITE, buf, write, short);
         if loan.made.get() {
             let others = self.host().catch_up(device).saturating_sub(1);
             if others > 0 {
@@ -265,6 +283,13 @@ impl ConnCell {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some(large) = bufs.iter().position(|buf| buf.len() >= LOAN)
+            && let Some(device) = self.catches_up()
+        {
+            // What is behind it comes with the next write.
+            let buf = &bufs[large][..bufs[large].len().min(PIECE)];
+            return self.poll_lend(cx, &bufs[..large], buf, device, |_| false);
+        }
         self.poll_op(cx, Bits::WRITE, |conn, now| write_all_of(conn, now, bufs), |_| false)
     }
 
