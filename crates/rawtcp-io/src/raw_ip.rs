@@ -45,6 +45,7 @@ impl Default for RawConfig {
 #[derive(Debug)]
 pub(crate) struct RawSocket {
     socket: Socket,
+    is_v6: bool,
     recv_buffer: usize,
     except: Vec<u32>,
     truncated: AtomicU64,
@@ -76,6 +77,7 @@ impl RawSocket {
         let recv_buffer = enlarge_receive_buffer(&socket, config.recv_buffer)?;
         let raw = Self {
             socket,
+            is_v6: domain == Domain::IPV6,
             recv_buffer,
             except: config.except.clone(),
             truncated: AtomicU64::new(0),
@@ -88,7 +90,7 @@ impl RawSocket {
     fn drain(&self) -> io::Result<()> {
         let mut batch = RxBatch::new(sys::BATCH);
         loop {
-            let outcome = sys::receive(self.fd(), &mut batch, sys::BATCH, |_| None)?;
+            let outcome = sys::receive(self.fd(), &mut batch, sys::BATCH, false, |_| None)?;
             if outcome.received < outcome.asked {
                 return Ok(());
             }
@@ -113,7 +115,7 @@ impl RawSocket {
         meta: impl FnMut(&Control) -> Option<RxMeta>,
     ) -> io::Result<Drained> {
         batch.clear();
-        let outcome = sys::receive(self.fd(), batch, self.portion.most(), meta)?;
+        let outcome = sys::receive(self.fd(), batch, self.portion.most(), self.is_v6, meta)?;
         self.portion.learn(batch);
         if outcome.truncated > 0 {
             self.truncated.fetch_add(outcome.truncated as u64, Ordering::Relaxed);

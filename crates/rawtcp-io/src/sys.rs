@@ -189,35 +189,48 @@ unsafe fn receive_messages(fd: BorrowedFd<'_>, messages: &mut [libc::mmsghdr]) -
     }
 }
 
+/// A message without anything. Written for each packet: to clear a whole array costs as much as some packets' copies.
+fn empty_message() -> libc::mmsghdr {
+    // SAFETY: all-zero is a valid mmsghdr: null pointers, zero lengths, and on musl zeroed padding.
+    unsafe { mem::zeroed() }
+}
+
 /// Receives up to `most` packets into a cleared batch; `meta` may refuse a packet. Never blocks.
+///
+/// `with_source`: of IPv6 packets, whose header does not come with them.
 pub(crate) fn receive(
     fd: BorrowedFd<'_>,
     batch: &mut RxBatch,
     most: usize,
+    with_source: bool,
     mut meta: impl FnMut(&Control) -> Option<RxMeta>,
 ) -> io::Result<ReceiveOutcome> {
     let asked = batch.capacity().min(BATCH).min(most);
-    let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
-    let mut names = [const { MaybeUninit::<libc::sockaddr_in6>::zeroed() }; BATCH];
+    let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; BATCH];
+    let mut names = [const { MaybeUninit::<libc::sockaddr_in6>::uninit() }; BATCH];
     let mut controls = [ControlBuffer([MaybeUninit::uninit(); 128]); BATCH];
-    // SAFETY: all-zero is a valid mmsghdr: null pointers, zero lengths, and on musl zeroed padding.
-    let mut messages: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
+    let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
 
     for (i, buffer) in batch.prepare_next(asked).enumerate() {
-        vectors[i].iov_base = buffer.spare_capacity_mut().as_mut_ptr().cast();
-        vectors[i].iov_len = RX_SLOT_SIZE;
-        let header = &mut messages[i].msg_hdr;
-        header.msg_iov = &raw mut vectors[i];
+        let base = buffer.spare_capacity_mut().as_mut_ptr().cast();
+        let header = &mut messages[i].write(empty_message()).msg_hdr;
+        header.msg_iov = vectors[i].write(libc::iovec { iov_base: base, iov_len: RX_SLOT_SIZE });
         header.msg_iovlen = 1;
-        header.msg_name = names[i].as_mut_ptr().cast();
-        header.msg_namelen = mem::size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+        if with_source {
+            // SAFETY: all-zero is a valid sockaddr_in6, which is made of integers.
+            let name = names[i].write(unsafe { mem::zeroed() });
+            header.msg_name = ptr::from_mut(name).cast();
+            header.msg_namelen = mem::size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+        }
         header.msg_control = controls[i].0.as_mut_ptr().cast();
         header.msg_controllen = mem::size_of::<ControlBuffer>() as _;
     }
-    // SAFETY: the first `asked` messages point to one iovec, one name and one control buffer each, all alive on
-    // this stack frame, and each iovec to RX_SLOT_SIZE bytes of spare capacity of a distinct slot of `batch`,
-    // which is mutably borrowed and not touched until the call returns.
-    let received = unsafe { receive_messages(fd, &mut messages[..asked])? };
+    // SAFETY: the loop above has initialized the first `asked` messages, as the batch has as many slots.
+    let messages = unsafe { messages[..asked].assume_init_mut() };
+    // SAFETY: the messages point to one iovec, one control buffer and at most one name each, all alive on this stack
+    // frame, and each iovec to RX_SLOT_SIZE bytes of spare capacity of a distinct slot of `batch`, which is mutably
+    // borrowed and not touched until the call returns.
+    let received = unsafe { receive_messages(fd, messages)? };
 
     let mut truncated = 0;
     for (i, message) in messages[..received.min(asked)].iter().enumerate() {
@@ -229,11 +242,13 @@ pub(crate) fn receive(
             truncated += 1;
             continue;
         }
-        // SAFETY: `names[i]` was zeroed and possibly overwritten by the kernel: it is initialized either way.
-        let name = unsafe { names[i].assume_init_ref() };
         let mut control = read_control(&message.msg_hdr);
-        if libc::c_int::from(name.sin6_family) == libc::AF_INET6 {
-            control.source = Some(Ipv6Addr::from(name.sin6_addr.s6_addr));
+        if with_source {
+            // SAFETY: `names[i]` was zeroed and possibly overwritten by the kernel: it is initialized either way.
+            let name = unsafe { names[i].assume_init_ref() };
+            if libc::c_int::from(name.sin6_family) == libc::AF_INET6 {
+                control.source = Some(Ipv6Addr::from(name.sin6_addr.s6_addr));
+            }
         }
         if let Some(meta) = meta(&control) {
             batch.swap_unused(i);
@@ -359,11 +374,10 @@ fn with_few_slices<R>(packet: &TxPacket<'_>, send: impl FnOnce(TxPacket<'_>) -> 
 
 fn send_chunk(fd: BorrowedFd<'_>, chunk: &[TxPacket<'_>]) -> io::Result<usize> {
     let mut names = [const { MaybeUninit::<Name>::uninit() }; BATCH];
-    let mut messages = [const { MaybeUninit::<libc::mmsghdr>::zeroed() }; BATCH];
+    let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
     for ((packet, name), message) in chunk.iter().zip(&mut names).zip(&mut messages) {
         let (value, length) = Name::new(packet.dst, packet.scope);
-        // SAFETY: it was zeroed, which is a valid mmsghdr: null pointers, zero lengths, zeroed padding on musl.
-        let header = unsafe { &mut message.assume_init_mut().msg_hdr };
+        let header = &mut message.write(empty_message()).msg_hdr;
         header.msg_name = ptr::from_mut(name.write(value)).cast();
         header.msg_namelen = length;
         // IoSlice is guaranteed to have the layout of iovec; sendmsg does not write through it.

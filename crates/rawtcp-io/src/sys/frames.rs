@@ -4,7 +4,7 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::{BATCH, MAX_VECTORS, ReceiveOutcome, receive_messages, with_few_slices};
+use super::{BATCH, MAX_VECTORS, ReceiveOutcome, empty_message, receive_messages, with_few_slices};
 use crate::{RX_SLOT_SIZE, RxBatch, RxMeta, TxPacket};
 
 /// I/O vectors of one `sendmmsg`, kept on the stack: a 64 KiB packet in 16 KiB pieces needs six.
@@ -51,10 +51,9 @@ pub(crate) fn receive<const P: usize>(
             libc::iovec { iov_base: prefix.as_mut_ptr().cast(), iov_len: P },
             libc::iovec { iov_base: buffer.spare_capacity_mut().as_mut_ptr().cast(), iov_len: RX_SLOT_SIZE },
         ]);
-        // SAFETY: all-zero is a valid mmsghdr: null pointers, zero lengths, and on musl zeroed padding.
-        let message = message.write(unsafe { mem::zeroed() });
-        message.msg_hdr.msg_iov = vectors.as_mut_ptr();
-        message.msg_hdr.msg_iovlen = 2;
+        let header = &mut message.write(empty_message()).msg_hdr;
+        header.msg_iov = vectors.as_mut_ptr();
+        header.msg_iovlen = 2;
     }
     // SAFETY: the loop above has initialized the first `asked` messages, as the batch has as many slots.
     let messages = unsafe { messages[..asked].assume_init_mut() };
@@ -135,8 +134,7 @@ fn send_some<const P: usize>(
         for (vector, slice) in own[1..].iter_mut().zip(packet.slices) {
             vector.write(libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() });
         }
-        // SAFETY: all-zero is a valid mmsghdr: null pointers, zero lengths, zeroed padding on musl.
-        let header = &mut message.write(unsafe { mem::zeroed() }).msg_hdr;
+        let header = &mut message.write(empty_message()).msg_hdr;
         header.msg_iov = own.as_mut_ptr().cast();
         header.msg_iovlen = needed as _;
         used += needed;
