@@ -16,8 +16,16 @@ use crate::{RX_SLOT_SIZE, RxBatch, RxMeta, TxPacket};
 /// Packets moved by one system call. The message headers are on the stack, about 200 bytes a packet.
 pub(crate) const BATCH: usize = 32;
 
+/// A packet of up to so many bytes is copied into one piece when it is sent alone: to have the kernel read a message header and
+/// I/O vectors takes longer.
+const SMALL: usize = 2048;
+
 /// I/O vectors that the kernel takes for one message at most (`UIO_MAXIOV`).
 pub(crate) const MAX_VECTORS: usize = 1024;
+
+/// How everything is sent. One packet goes by `sendto` or `sendmsg`: between any two messages, and behind the last, `sendmmsg`
+/// lets other tasks have the processor.
+const SEND: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
 /// From `<linux/in.h>` and `<linux/in6.h>`: use the device's MTU, never a path MTU learned from ICMP.
 pub(crate) const PMTUDISC_INTERFACE: libc::c_int = 4;
@@ -372,7 +380,30 @@ fn with_few_slices<R>(packet: &TxPacket<'_>, send: impl FnOnce(TxPacket<'_>) -> 
     send(TxPacket { slices: &[*headers, IoSlice::new(&payload)], ..*packet })
 }
 
+/// Copies what is to be sent into one piece, if it is small.
+fn gather<'b, 'a>(room: &'b mut [MaybeUninit<u8>; SMALL], parts: impl Iterator<Item = &'a [u8]>) -> Option<&'b [u8]> {
+    let mut length = 0;
+    for part in parts {
+        room.get_mut(length..length + part.len())?.write_copy_of_slice(part);
+        length += part.len();
+    }
+    // SAFETY: the loop has written these bytes, one part behind the other.
+    Some(unsafe { room[..length].assume_init_ref() })
+}
+
 fn send_chunk(fd: BorrowedFd<'_>, chunk: &[TxPacket<'_>]) -> io::Result<usize> {
+    let mut room = [const { MaybeUninit::uninit() }; SMALL];
+    if let [packet] = chunk
+        && let Some(bytes) = gather(&mut room, packet.slices.iter().map(|slice| &slice[..]))
+    {
+        let (name, length) = Name::new(packet.dst, packet.scope);
+        // SAFETY: the kernel only reads these bytes, and so many of the name's, all of which live through the call.
+        let result = unsafe {
+            let name = (&raw const name).cast();
+            libc::sendto(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), SEND, name, length)
+        };
+        return if result < 0 { Err(io::Error::last_os_error()) } else { Ok(1) };
+    }
     let mut names = [const { MaybeUninit::<Name>::uninit() }; BATCH];
     let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
     for ((packet, name), message) in chunk.iter().zip(&mut names).zip(&mut messages) {
@@ -385,15 +416,8 @@ fn send_chunk(fd: BorrowedFd<'_>, chunk: &[TxPacket<'_>]) -> io::Result<usize> {
         header.msg_iovlen = packet.slices.len() as _;
     }
     if chunk.len() == 1 {
-        // SAFETY: the first message is initialized, see below; the kernel only reads it. Between any two messages, and
-        // behind the last, `sendmmsg` lets other tasks have the processor.
-        let result = unsafe {
-            libc::sendmsg(
-                fd.as_raw_fd(),
-                &messages[0].assume_init_ref().msg_hdr,
-                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-            )
-        };
+        // SAFETY: the first message is initialized, see below; the kernel only reads it.
+        let result = unsafe { libc::sendmsg(fd.as_raw_fd(), &messages[0].assume_init_ref().msg_hdr, SEND) };
         return if result < 0 { Err(io::Error::last_os_error()) } else { Ok(1) };
     }
     // SAFETY: the first `chunk.len()` (at most BATCH) messages are initialized and point to names on this stack frame
@@ -403,7 +427,7 @@ fn send_chunk(fd: BorrowedFd<'_>, chunk: &[TxPacket<'_>]) -> io::Result<usize> {
             fd.as_raw_fd(),
             messages.as_mut_ptr().cast(),
             chunk.len() as libc::c_uint,
-            (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
+            SEND as _,
         )
     };
     usize::try_from(result).map_err(|_| io::Error::last_os_error())

@@ -4,15 +4,11 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::{BATCH, MAX_VECTORS, ReceiveOutcome, empty_message, receive_messages, with_few_slices};
+use super::{BATCH, MAX_VECTORS, ReceiveOutcome, SEND, SMALL, empty_message, gather, receive_messages, with_few_slices};
 use crate::{RX_SLOT_SIZE, RxBatch, RxMeta, TxPacket};
 
 /// I/O vectors of one `sendmmsg`, kept on the stack: a 64 KiB packet in 16 KiB pieces needs six.
 const VECTORS: usize = 128;
-
-/// How everything is sent. One packet goes by `sendmsg`: between any two messages, and behind the last, `sendmmsg` lets
-/// other tasks have the processor.
-const SEND: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
 /// The address of an interface for `bind`.
 pub(crate) fn bind(fd: BorrowedFd<'_>, ifindex: u32, protocol: libc::c_int) -> io::Result<()> {
@@ -111,6 +107,16 @@ fn send_some<const P: usize>(
     packets: &[TxPacket<'_>],
     prefix: &mut impl FnMut(&TxPacket<'_>) -> [u8; P],
 ) -> io::Result<usize> {
+    let mut room = [const { MaybeUninit::uninit() }; SMALL];
+    if let [packet] = packets {
+        let prefix = prefix(packet);
+        let parts = [&prefix[..]].into_iter().chain(packet.slices.iter().map(|slice| &slice[..]));
+        if let Some(bytes) = gather(&mut room, parts) {
+            // SAFETY: the kernel only reads these bytes, which live through the call.
+            let result = unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), SEND) };
+            return if result < 0 { Err(io::Error::last_os_error()) } else { Ok(1) };
+        }
+    }
     let mut few = [const { MaybeUninit::<libc::iovec>::uninit() }; VECTORS];
     let mut many = Vec::new();
     let needed = packets[0].slices.len() + 1;
