@@ -5,6 +5,7 @@
 
 use std::io::{self, IoSlice, Write};
 use std::net::Ipv6Addr;
+use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -225,6 +226,9 @@ impl<D: PacketIo, W: Write + Send + std::fmt::Debug> PacketIo for Tee<D, W> {
     }
     fn ready_source(&self) -> ReadySource<'_> {
         self.device.ready_source()
+    }
+    fn writable_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.device.writable_fd()
     }
     fn drops(&self) -> u64 {
         self.device.drops()

@@ -44,6 +44,8 @@ const CHARGED: usize = 2048;
 const FANOUT_HASH: libc::c_int = 0;
 /// Members take turns, which costs less than a hash where there is one.
 const FANOUT_ROUND_ROBIN: libc::c_int = 1;
+/// The protocol of a socket that receives nothing.
+const NOTHING: libc::c_int = 0;
 const FANOUT_FLAG_UNIQUE_ID: libc::c_int = 0x2000;
 const FANOUT_FLAG_IGNORE_OUTGOING: libc::c_int = 0x4000;
 const FANOUT_FLAG_DEFRAG: libc::c_int = 0x8000;
@@ -83,10 +85,14 @@ struct Receiver {
     drops: u64,
 }
 
-/// An AF_PACKET socket on one Ethernet interface.
+/// AF_PACKET sockets on one Ethernet interface: one that receives, and one that sends.
 #[derive(Debug)]
 pub struct PacketDevice {
+    /// Receives. It is waited for, and each packet that leaves such a socket has the kernel look through who waits, to tell
+    /// them that there is room again.
     socket: Socket,
+    /// Sends. Only while it is full anybody waits for it.
+    sender: Socket,
     interface: Arc<Interface>,
     recv_buffer: usize,
     /// Locked for the length of a receive.
@@ -98,7 +104,7 @@ pub struct PacketDevice {
 }
 
 impl PacketDevice {
-    /// Opens the socket in the network namespace of the calling thread, which must be the interface's. It delivers
+    /// Opens the sockets in the network namespace of the calling thread, which must be the interface's. They deliver
     /// nothing until [`PacketIo::set_ports`] is called.
     ///
     /// # Errors
@@ -129,17 +135,23 @@ impl PacketDevice {
         Ok(devices)
     }
 
-    /// A socket that receives nothing yet.
-    fn bind(interface: &Arc<Interface>, config: &PacketConfig) -> io::Result<Self> {
-        // Protocol 0 receives nothing, so nothing is queued before the filter stands.
+    /// A socket that is bound to nothing, and so receives nothing before its filter stands.
+    fn socket() -> io::Result<Socket> {
         let socket = Socket::new(Domain::PACKET, Type::RAW, None).map_err(privileges::explain)?;
-        filter::attach(&socket, &filter::drop_all())?;
         socket.set_nonblocking(true)?;
+        sys::set_option(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1 as libc::c_int)?;
+        Ok(socket)
+    }
+
+    /// Sockets that have joined nothing yet.
+    fn bind(interface: &Arc<Interface>, config: &PacketConfig) -> io::Result<Self> {
+        let (socket, sender) = (Self::socket()?, Self::socket()?);
+        enlarge_send_buffer(&sender, config.send_buffer)?;
+        frames::bind(sender.as_fd(), interface.index(), NOTHING)?;
+        filter::attach(&socket, &filter::drop_all())?;
         let fd = socket.as_fd();
-        sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1 as libc::c_int)?;
         sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1 as libc::c_int)?;
         let recv_buffer = enlarge_receive_buffer(&socket, config.recv_buffer)?;
-        enlarge_send_buffer(&socket, config.send_buffer)?;
         // Without one everything comes by the queue.
         let ring = if config.ring_frames > 0 { Ring::map(fd, config.ring_frames)? } else { None };
         frames::bind(fd, interface.index(), libc::ETH_P_ALL)?;
@@ -148,6 +160,7 @@ impl PacketDevice {
             recv_buffer: ring.as_ref().map_or(recv_buffer, |ring| recv_buffer.min(ring.frames() * CHARGED)),
             ring: Mutex::new(ring.map(|ring| Receiver { ring, taken: false, suspected: false, drops: 0 })),
             socket,
+            sender,
             truncated: AtomicU64::new(0),
             drops: AtomicU64::new(0),
             portion: Portion::new(),
@@ -323,13 +336,7 @@ impl PacketIo for PacketDevice {
         // Without a next hop a packet is not for this device.
         let fit = packets.iter().position(|packet| packet.link.is_none()).unwrap_or(packets.len());
         let prefix = |packet: &TxPacket<'_>| self.prefix(packet, packet.link.unwrap_or_default());
-        let (mut sent, mut error) = frames::send(self.fd(), &packets[..fit], prefix);
-        if error.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::NetworkDown) {
-            // It may be of the past: with a ring, nobody else asks for what became of the socket.
-            let (more, still) = frames::send(self.fd(), &packets[sent..fit], prefix);
-            (sent, error) = (sent + more, still);
-        }
-        match (sent, error) {
+        match frames::send(self.sender.as_fd(), &packets[..fit], prefix) {
             (sent, Some(error)) => (sent, Some(classify(error))),
             (sent, None) if sent < packets.len() => (sent, Some(SendError::Other(io::ErrorKind::Unsupported.into()))),
             (sent, None) => (sent, None),
@@ -338,6 +345,10 @@ impl PacketIo for PacketDevice {
 
     fn ready_source(&self) -> ReadySource<'_> {
         ReadySource::Fd(self.fd())
+    }
+
+    fn writable_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.sender.as_fd())
     }
 
     fn drops(&self) -> u64 {

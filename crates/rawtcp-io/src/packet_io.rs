@@ -166,8 +166,8 @@ pub enum Drained {
 /// How to wait for a device.
 #[derive(Debug)]
 pub enum ReadySource<'a> {
-    /// A descriptor for edge-triggered epoll, or, with [`PacketIo::expect_poll`], for poll; readable and writable mean what
-    /// they say.
+    /// A descriptor for edge-triggered epoll, or, with [`PacketIo::expect_poll`], for poll; readable and, unless there is a
+    /// [`PacketIo::writable_fd`], writable mean what they say.
     Fd(BorrowedFd<'a>),
     /// Register a waker, then call `recv`, and only then wait. Always writable.
     Waker(&'a WakeSlot),
@@ -195,6 +195,11 @@ pub trait PacketIo: Send + Sync + Debug {
 
     /// How to wait for the device.
     fn ready_source(&self) -> ReadySource<'_>;
+
+    /// The descriptor that is writable when packets can be sent, where it is not that of the [ready source](Self::ready_source).
+    fn writable_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// Packets lost at the full receive queue since the device was opened; exact.
     fn drops(&self) -> u64;
@@ -240,6 +245,9 @@ impl<D: PacketIo + ?Sized> PacketIo for std::sync::Arc<D> {
     }
     fn ready_source(&self) -> ReadySource<'_> {
         (**self).ready_source()
+    }
+    fn writable_fd(&self) -> Option<BorrowedFd<'_>> {
+        (**self).writable_fd()
     }
     fn drops(&self) -> u64 {
         (**self).drops()

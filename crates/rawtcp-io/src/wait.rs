@@ -28,11 +28,6 @@ impl<'fd> Interest<'fd> {
         Self { fd: PollFd::from_borrowed_fd(fd, PollFlags::OUT) }
     }
 
-    /// Waits for either.
-    pub fn both(fd: BorrowedFd<'fd>) -> Self {
-        Self { fd: PollFd::from_borrowed_fd(fd, PollFlags::IN | PollFlags::OUT) }
-    }
-
     /// Whether anything was found, errors included.
     pub fn is_ready(&self) -> bool {
         !self.fd.revents().is_empty()

@@ -209,8 +209,10 @@ impl Drain {
         for open in host.devices.all() {
             if let ReadySource::Fd(fd) = open.io.ready_source() {
                 open.io.expect_poll();
-                let both = open.queue.is_busy();
-                interests.push(if both { Interest::both(fd) } else { Interest::readable(fd) });
+                interests.push(Interest::readable(fd));
+                if open.queue.is_busy() {
+                    interests.push(Interest::writable(open.io.writable_fd().unwrap_or(fd)));
+                }
             }
         }
         let next = host.alarm.next().map_or(LOOK, |at| at.since(host.clock.now()));

@@ -290,7 +290,8 @@ impl Rounds {
         let engine = &mut self.engine;
         let (at, source) = &mut self.sources[i];
         let at = *at;
-        let busy = engine.host().devices.get(at).queue.is_busy();
+        let open = engine.host().devices.get(at);
+        let busy = open.queue.is_busy();
         let Source::Fd { readable, writable, .. } = source else {
             return busy && engine.flush(at);
         };
@@ -300,7 +301,7 @@ impl Rounds {
         }
         let copied = match writable {
             Some(copied) => copied,
-            None => match watch(readable.fd.as_fd(), Interest::WRITABLE) {
+            None => match watch(open.io.writable_fd().unwrap_or(readable.fd.as_fd()), Interest::WRITABLE) {
                 Ok(copied) => writable.insert(copied),
                 Err(_) => {
                     let flushed = engine.flush(at);
