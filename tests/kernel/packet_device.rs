@@ -1,14 +1,17 @@
 //! The AF_PACKET device alone: what comes by its receive ring and what by its queue.
 
-use crate::common::{Outcome, PATIENCE};
+use crate::common::{Outcome, PATIENCE, iproute2};
+use crate::ethernet::run;
 use crate::tests;
 use rawtcp_io::afpacket_raw::{PacketOptions, PacketSocket};
 use rawtcp_io::network::{Interface, Mac, Network};
 use rawtcp_io::wait::{Interest, poll};
-use rawtcp_io::{Drained, PacketConfig, PacketDevice, PacketIo, PortSet, ReadySource, RxBatch};
+use rawtcp_io::{
+    Drained, PacketConfig, PacketDevice, PacketIo, PortSet, ReadySource, RxBatch, SendError, TxChecksum, TxPacket,
+};
 use rawtcp_lab::netns::Namespace;
 use rawtcp_lab::topology::{INTERFACE, Pair};
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,6 +22,7 @@ tests!(
     losses_of_a_full_ring_are_counted_exactly,
     losses_of_a_full_queue_are_counted_exactly,
     an_interface_that_goes_down_is_an_error_once,
+    a_full_interface_says_when_there_is_room => iproute2,
 );
 
 const PORT: u16 = 4700;
@@ -205,5 +209,43 @@ fn an_interface_that_goes_down_is_an_error_once() -> Outcome {
         }
         assert_eq!(batch.packet(0).1, packet(40, 1));
     }
+    Ok(())
+}
+
+/// It sends by a socket that nobody waits for otherwise.
+fn a_full_interface_says_when_there_is_room() -> Outcome {
+    let pair = Pair::new()?;
+    let slow = format!("tc qdisc add dev {INTERFACE} root tbf rate 20mbit burst 10kb limit 4mb");
+    run(&pair.server, &slow)?;
+    let (device, wire) = device(&pair, &PacketConfig { send_buffer: 64 << 10, ..PacketConfig::default() })?;
+    let bytes = packet(1500, 1);
+    let full = TxPacket {
+        dst: [10, 0, 0, 1].into(),
+        scope: 0,
+        link: Some([2, 0, 0, 0, 0, 1]),
+        slices: &[IoSlice::new(&bytes)],
+        segment_size: 0,
+        checksum: TxChecksum::Complete,
+    };
+    for _ in 0..3 {
+        let mut sent = 0;
+        loop {
+            match device.send(&[full]) {
+                (1, None) => sent += 1,
+                (0, Some(SendError::WouldBlock)) => break,
+                other => panic!("{other:?}"),
+            }
+            assert!(sent < 1000, "it is never full");
+        }
+        assert!(sent > 0, "there was no room");
+        let writable = device.writable_fd().ok_or("a descriptor")?;
+        assert_eq!(poll(&mut [Interest::writable(writable)], Some(PATIENCE))?, 1, "nobody says that there is room");
+    }
+    // What waits for that receives all the same.
+    wire.send(40, 7)?;
+    wait(&device)?;
+    let mut batch = RxBatch::new(1);
+    device.recv(&mut batch)?;
+    assert_eq!(batch.packet(0).1, packet(40, 7));
     Ok(())
 }

@@ -7,7 +7,7 @@ use rawtcp_io::{
 };
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,6 +18,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 #[derive(Debug)]
 struct Narrow {
     socket: UnixDatagram,
+    /// Sends, if that is not the one that receives.
+    sender: Option<UnixDatagram>,
     /// Largest packet that is taken, whatever the capabilities say.
     takes: usize,
     /// How often the link was full.
@@ -32,18 +34,31 @@ struct Narrow {
 
 fn narrow_pair(takes: usize) -> (Arc<Narrow>, Arc<Narrow>) {
     let (a, b) = UnixDatagram::pair().unwrap();
-    let make = |socket: UnixDatagram| {
-        socket.set_nonblocking(true).unwrap();
+    narrow([(a, None), (b, None)], takes)
+}
+
+/// The same with a socket for each direction.
+fn narrow_pair_of_four(takes: usize) -> (Arc<Narrow>, Arc<Narrow>) {
+    let [(a, to_a), (b, to_b)] = [(); 2].map(|()| UnixDatagram::pair().unwrap());
+    narrow([(a, Some(to_b)), (b, Some(to_a))], takes)
+}
+
+fn narrow(ends: [(UnixDatagram, Option<UnixDatagram>); 2], takes: usize) -> (Arc<Narrow>, Arc<Narrow>) {
+    let [a, b] = ends.map(|(socket, sender)| {
+        for socket in [&socket].into_iter().chain(&sender) {
+            socket.set_nonblocking(true).unwrap();
+        }
         Arc::new(Narrow {
             socket,
+            sender,
             takes,
             full: AtomicUsize::new(0),
             refuses: AtomicI32::new(0),
             busy: AtomicUsize::new(0),
             ports: Mutex::default(),
         })
-    };
-    (make(a), make(b))
+    });
+    (a, b)
 }
 
 impl PacketIo for Narrow {
@@ -80,7 +95,7 @@ impl PacketIo for Narrow {
                 return (i, Some(SendError::TooBig));
             }
             let bytes: Vec<u8> = packet.slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-            match self.socket.send(&bytes) {
+            match self.sender.as_ref().unwrap_or(&self.socket).send(&bytes) {
                 Ok(n) if n == 1500 && bytes[0] == 0x45 => {
                     self.ports.lock().unwrap().push([bytes[22], bytes[23]]);
                 }
@@ -96,6 +111,9 @@ impl PacketIo for Narrow {
     }
     fn ready_source(&self) -> ReadySource<'_> {
         ReadySource::Fd(self.socket.as_fd())
+    }
+    fn writable_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.sender.as_ref().map(AsFd::as_fd)
     }
     fn drops(&self) -> u64 {
         0
@@ -151,7 +169,15 @@ async fn exchange(a: TcpStream, b: TcpStream, len: usize) {
 
 #[tokio::test]
 async fn a_full_device_holds_connections_up_and_loses_nothing() {
-    let (a, b) = narrow_pair(1500);
+    is_held_up_and_loses_nothing(narrow_pair(1500)).await;
+}
+
+#[tokio::test]
+async fn a_full_device_that_sends_by_another_descriptor() {
+    is_held_up_and_loses_nothing(narrow_pair_of_four(1500)).await;
+}
+
+async fn is_held_up_and_loses_nothing((a, b): (Arc<Narrow>, Arc<Narrow>)) {
     let (one, two) = stacks(a.clone(), b.clone());
     for addr in ["10.0.0.2:0", "[fd00::2]:0"] {
         let pairs =
