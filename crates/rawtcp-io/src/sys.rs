@@ -422,14 +422,8 @@ fn send_chunk(fd: BorrowedFd<'_>, chunk: &[TxPacket<'_>]) -> io::Result<usize> {
     }
     // SAFETY: the first `chunk.len()` (at most BATCH) messages are initialized and point to names on this stack frame
     // and to the packets' slices, which are borrowed through the call; the kernel only reads names and data.
-    let result = unsafe {
-        libc::sendmmsg(
-            fd.as_raw_fd(),
-            messages.as_mut_ptr().cast(),
-            chunk.len() as libc::c_uint,
-            SEND as _,
-        )
-    };
+    let result =
+        unsafe { libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr().cast(), chunk.len() as libc::c_uint, SEND as _) };
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 

@@ -35,6 +35,9 @@ const BATCH: usize = 64;
 /// Deadlines served in one turn: most make one packet leave.
 const TIMERS: usize = 64;
 
+/// Connections served in one turn for which something waited: most make one packet leave.
+const LATE: usize = 64;
+
 /// Connections served in one turn which have a whole hold to send: together some 700 µs.
 const HOLDS: usize = 8;
 
@@ -53,7 +56,7 @@ pub(crate) struct Engine {
     /// Taken out while it is worked through.
     batch: Option<RxBatch>,
     touched: Vec<Arc<ConnCell>>,
-    /// Connections that were touched by batches, ever.
+    /// Connections that were touched and settled, ever, by a batch or whatever else.
     served: usize,
     replies: Vec<Reply>,
     /// Connections whose handshake is complete: they are queued for `accept` last.
@@ -506,9 +509,9 @@ impl Engine {
         self.has_late() && self.late_for(self.driver)
     }
 
-    /// The same, in the place of another driver.
+    /// The same, in the place of another driver: a bounded number.
     pub(crate) fn late_for(&mut self, driver: usize) -> bool {
-        let late = self.host.posts[driver].late.take();
+        let late = self.host.posts[driver].late.take(LATE);
         for cell in &late {
             let _ = self.deliver(cell, |inner| {
                 inner.release();

@@ -4,7 +4,9 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::{BATCH, MAX_VECTORS, ReceiveOutcome, SEND, SMALL, empty_message, gather, receive_messages, with_few_slices};
+use super::{
+    BATCH, MAX_VECTORS, ReceiveOutcome, SEND, SMALL, empty_message, gather, receive_messages, with_few_slices,
+};
 use crate::{RX_SLOT_SIZE, RxBatch, RxMeta, TxPacket};
 
 /// I/O vectors of one `sendmmsg`, kept on the stack: a 64 KiB packet in 16 KiB pieces needs six.

@@ -272,11 +272,11 @@ impl Connection {
     /// Less than a segment waits to be sent, and more might be in flight: what the path could do is not seen
     /// (draft-cardwell-ccwg-bbr §4.5.2.3.4). To be asked before anything is written, acknowledged or timed out.
     pub(super) fn check_app_limited(&mut self) {
-        self.is_app_limited_below(u64::from(self.send_mss()));
+        self.check_app_limited_below(u64::from(self.send_mss()));
     }
 
     /// The same where less than so many bytes wait for more.
-    pub(super) fn is_app_limited_below(&mut self, enough: u64) {
+    pub(super) fn check_app_limited_below(&mut self, enough: u64) {
         let pipe = self.pipe();
         let unsent = self.send_buf.end().since(self.snd.nxt);
         if unsent < enough && pipe < self.cc.cwnd() && self.sent.lost_bytes() == 0 {

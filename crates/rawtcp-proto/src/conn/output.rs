@@ -253,7 +253,7 @@ impl Connection {
             return None;
         }
         if self.is_tail(limits) {
-            self.is_app_limited_below(limits.tail as u64);
+            self.check_app_limited_below(limits.tail as u64);
             return None;
         }
         let from_nothing = self.sent.outstanding() == 0;
