@@ -122,7 +122,8 @@ fn many_both_ways(made: StackBuilder, drivers: usize, workers: usize, [ours, the
     let (ready, is_ready) = mpsc::channel();
     let server = pair.server.spawn_tokio_threads(workers, move || async move {
         let stack = made.build()?;
-        assert_eq!(tokio::task::block_in_place(packet_sockets)?, drivers);
+        // Each receives by one and sends by the other.
+        assert_eq!(tokio::task::block_in_place(packet_sockets)?, 2 * drivers);
         let listener = stack.bind(addr(ours, PORT)).await?;
         ready.send(())?;
         exchange_with_each(async || Ok(listener.accept().await?.0)).await?;

@@ -47,6 +47,7 @@ const FANOUT_ROUND_ROBIN: libc::c_int = 1;
 /// The protocol of a socket that receives nothing.
 const NOTHING: libc::c_int = 0;
 const FANOUT_FLAG_UNIQUE_ID: libc::c_int = 0x2000;
+/// Older kernels (6.1) do not know it, nor do they tell: they have the filter look at all that is sent, which drops it.
 const FANOUT_FLAG_IGNORE_OUTGOING: libc::c_int = 0x4000;
 const FANOUT_FLAG_DEFRAG: libc::c_int = 0x8000;
 
@@ -115,7 +116,7 @@ impl PacketDevice {
         Ok(device)
     }
 
-    /// Opens several sockets between which the kernel spreads what the interface receives (`PACKET_FANOUT_HASH`): all
+    /// Opens several devices between which the kernel spreads what the interface receives (`PACKET_FANOUT_HASH`): all
     /// packets of a connection come by the same one, in their order, but nobody knows beforehand by which. So all of
     /// them need the same [ports](PacketIo::set_ports), and each has a receive queue of its own. They may be read by
     /// several threads, and any of them sends to anybody. The spread holds for as long as all of them are open. None at
@@ -376,6 +377,7 @@ impl PacketIo for PacketDevice {
     }
 }
 
+/// The socket that receives; for the one that sends see [`PacketIo::writable_fd`].
 impl AsRawFd for PacketDevice {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()

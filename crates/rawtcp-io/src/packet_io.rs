@@ -197,6 +197,7 @@ pub trait PacketIo: Send + Sync + Debug {
     fn ready_source(&self) -> ReadySource<'_>;
 
     /// The descriptor that is writable when packets can be sent, where it is not that of the [ready source](Self::ready_source).
+    /// It is asked for beside a [`ReadySource::Fd`] only.
     fn writable_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }

@@ -213,7 +213,7 @@ pub(crate) fn receive(
     with_source: bool,
     mut meta: impl FnMut(&Control) -> Option<RxMeta>,
 ) -> io::Result<ReceiveOutcome> {
-    let asked = batch.capacity().min(BATCH).min(most);
+    let asked = (batch.capacity() - batch.len()).min(BATCH).min(most);
     let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; BATCH];
     let mut names = [const { MaybeUninit::<libc::sockaddr_in6>::uninit() }; BATCH];
     let mut controls = [ControlBuffer([MaybeUninit::uninit(); 128]); BATCH];
@@ -380,7 +380,7 @@ fn with_few_slices<R>(packet: &TxPacket<'_>, send: impl FnOnce(TxPacket<'_>) -> 
     send(TxPacket { slices: &[*headers, IoSlice::new(&payload)], ..*packet })
 }
 
-/// Copies what is to be sent into one piece, if it is small.
+/// Copies what is to be sent into one piece, if it fits.
 fn gather<'b, 'a>(room: &'b mut [MaybeUninit<u8>; SMALL], parts: impl Iterator<Item = &'a [u8]>) -> Option<&'b [u8]> {
     let mut length = 0;
     for part in parts {
@@ -394,6 +394,7 @@ fn gather<'b, 'a>(room: &'b mut [MaybeUninit<u8>; SMALL], parts: impl Iterator<I
 fn send_chunk(fd: BorrowedFd<'_>, chunk: &[TxPacket<'_>]) -> io::Result<usize> {
     let mut room = [const { MaybeUninit::uninit() }; SMALL];
     if let [packet] = chunk
+        && packet.len() <= SMALL
         && let Some(bytes) = gather(&mut room, packet.slices.iter().map(|slice| &slice[..]))
     {
         let (name, length) = Name::new(packet.dst, packet.scope);

@@ -223,7 +223,7 @@ impl StackBuilder {
 
     /// How many drivers receive at the same time, each a task or a thread of its own as [`driver`](Self::driver) says:
     /// 1 to 16. Default: 1. No more are made than the devices can feed. On an Ethernet interface each has its own
-    /// AF_PACKET socket, between which the kernel spreads the connections (`PACKET_FANOUT_HASH`); raw IP sockets, TUN
+    /// AF_PACKET sockets, between which the kernel spreads the connections (`PACKET_FANOUT_HASH`); raw IP sockets, TUN
     /// interfaces, the loopback and devices of one's own are the first driver's. More than one is worth it where
     /// several cores are idle while that of the driver is not: tasks need a multi-thread runtime for it.
     pub fn drivers(mut self, most: usize) -> Self {

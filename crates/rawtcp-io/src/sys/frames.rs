@@ -110,7 +110,9 @@ fn send_some<const P: usize>(
     prefix: &mut impl FnMut(&TxPacket<'_>) -> [u8; P],
 ) -> io::Result<usize> {
     let mut room = [const { MaybeUninit::uninit() }; SMALL];
-    if let [packet] = packets {
+    if let [packet] = packets
+        && P + packet.len() <= SMALL
+    {
         let prefix = prefix(packet);
         let parts = [&prefix[..]].into_iter().chain(packet.slices.iter().map(|slice| &slice[..]));
         if let Some(bytes) = gather(&mut room, parts) {
