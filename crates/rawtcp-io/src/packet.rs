@@ -40,12 +40,13 @@ const PREFIX: usize = vnet::LENGTH + ETHERNET;
 /// What the kernel charges the queue for a full packet at least.
 const CHARGED: usize = 2048;
 
+/// The protocol of a socket that receives nothing.
+const NOTHING: libc::c_int = 0;
+
 /// From `<linux/if_packet.h>`: all packets of a flow, in either direction, come to the same member.
 const FANOUT_HASH: libc::c_int = 0;
 /// Members take turns, which costs less than a hash where there is one.
 const FANOUT_ROUND_ROBIN: libc::c_int = 1;
-/// The protocol of a socket that receives nothing.
-const NOTHING: libc::c_int = 0;
 const FANOUT_FLAG_UNIQUE_ID: libc::c_int = 0x2000;
 /// Older kernels (6.1) do not know it, nor do they tell: they have the filter look at all that is sent, which drops it.
 const FANOUT_FLAG_IGNORE_OUTGOING: libc::c_int = 0x4000;
