@@ -104,8 +104,8 @@ pub(crate) fn destination_ports(start: Start, ports: &PortSet, except: &[u32]) -
     program
 }
 
-/// A = the destination port of a TCP segment in a frame to this host, and not from it. What stands behind IPv6 extension headers is accepted
-/// whatever the port, as are IPv6 fragments, to be counted.
+/// A = the destination port of a TCP segment in a frame to this host, and not from it. What stands behind IPv6 extension
+/// headers is accepted whatever the port, as are IPv6 fragments, to be counted.
 fn ethernet(program: &mut Vec<Op>) {
     const ETHERNET: u32 = 14;
     const TCP: u32 = libc::IPPROTO_TCP as u32;

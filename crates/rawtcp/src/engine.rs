@@ -35,9 +35,6 @@ const BATCH: usize = 64;
 /// Deadlines served in one turn: most make one packet leave.
 const TIMERS: usize = 64;
 
-/// Connections served in one turn for which something waited: most make one packet leave.
-const LATE: usize = 64;
-
 /// Connections served in one turn which have a whole hold to send: together some 700 µs.
 const HOLDS: usize = 8;
 
@@ -509,9 +506,10 @@ impl Engine {
         self.has_late() && self.late_for(self.driver)
     }
 
-    /// The same, in the place of another driver: a bounded number.
+    /// The same, in the place of another driver. All of them: there are no more than one turn and what the tasks wrote behind it
+    /// have left, and who took fewer might never get to the end.
     pub(crate) fn late_for(&mut self, driver: usize) -> bool {
-        let late = self.host.posts[driver].late.take(LATE);
+        let late = self.host.posts[driver].late.take();
         for cell in &late {
             let _ = self.deliver(cell, |inner| {
                 inner.release();

@@ -106,9 +106,9 @@ impl Late {
         self.0.any.load(Ordering::Acquire)
     }
 
-    /// The driver has come back: takes the first of those that wait.
-    pub(crate) fn take(&self, most: usize) -> Vec<Arc<ConnCell>> {
-        self.0.take(&mut self.0.lock(), most)
+    /// The driver has come back: takes those that wait.
+    pub(crate) fn take(&self) -> Vec<Arc<ConnCell>> {
+        self.0.take(&mut self.0.lock())
     }
 }
 
@@ -117,11 +117,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, state: &mut State, most: usize) -> Vec<Arc<ConnCell>> {
+    fn take(&self, state: &mut State) -> Vec<Arc<ConnCell>> {
         state.turn += 1;
-        let most = most.min(state.waiting.len());
-        self.any.store(most < state.waiting.len(), Ordering::Release);
-        state.waiting.drain(..most).collect()
+        self.any.store(false, Ordering::Release);
+        std::mem::take(&mut state.waiting)
     }
 
     /// Sends what has waited long enough, until there was nothing to wait for a while.
@@ -139,7 +138,7 @@ impl Shared {
                 }
                 seen = None;
             } else if seen.replace(state.turn) == Some(state.turn) {
-                let overdue = self.take(&mut state, usize::MAX);
+                let overdue = self.take(&mut state);
                 drop(state);
                 for cell in overdue {
                     // Poisoned: the next one to lock it resets it. Have that be soon.

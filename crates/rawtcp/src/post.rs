@@ -145,7 +145,7 @@ impl Post {
 
     /// Nobody comes any more, and no list must keep the stack alive.
     pub(crate) fn clear(&self) {
-        drop((self.take_scheduled(usize::MAX), self.take_due(usize::MAX), self.late.take(usize::MAX)));
+        drop((self.take_scheduled(usize::MAX), self.take_due(usize::MAX), self.late.take()));
     }
 
     /// Takes the first of the connections that the driver is to go on with.
