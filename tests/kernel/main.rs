@@ -19,6 +19,7 @@ mod load;
 mod ownership;
 mod packet_device;
 mod pmtu;
+mod raw_device;
 mod short_clients;
 mod transfer;
 mod tun;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     tests.extend(urgent::tests());
     tests.extend(ethernet::tests());
     tests.extend(packet_device::tests());
+    tests.extend(raw_device::tests());
     tests.extend(drivers::tests());
     tests.extend(ownership::tests());
     tests.extend(churn::tests());

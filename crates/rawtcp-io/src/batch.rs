@@ -22,7 +22,7 @@ const POOL: usize = 64;
 pub(crate) const LARGE_BATCH: usize = 8;
 
 /// The fewest asked for while they are small: twice as many as came last, up to all that one call can bring.
-const SMALL_BATCH: usize = 4;
+pub(crate) const SMALL_BATCH: usize = 4;
 
 /// How many packets a device is to ask the kernel for: fewer while they are large.
 #[derive(Debug)]

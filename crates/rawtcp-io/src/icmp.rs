@@ -82,7 +82,7 @@ impl PacketIo for IcmpV4 {
         CAPABILITIES
     }
     fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
-        self.0.recv(batch, |control| Some(meta_v4(control)))
+        self.0.recv(batch, |control, _| Some(meta_v4(control)))
     }
     fn send(&self, packets: &[TxPacket<'_>]) -> (usize, Option<SendError>) {
         refuse(packets)
@@ -113,7 +113,7 @@ impl PacketIo for IcmpV6 {
         CAPABILITIES
     }
     fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
-        self.0.recv(batch, |control| meta_v6(control, libc::IPPROTO_ICMPV6 as u8, RxChecksum::Valid))
+        self.0.recv(batch, |control, _| meta_v6(control, libc::IPPROTO_ICMPV6 as u8, RxChecksum::Valid))
     }
     fn send(&self, packets: &[TxPacket<'_>]) -> (usize, Option<SendError>) {
         refuse(packets)

@@ -26,6 +26,7 @@ pub mod timer;
 pub mod wait;
 
 mod batch;
+mod broadcast;
 mod filter;
 mod guard;
 mod icmp;

@@ -5,15 +5,16 @@
 //! larger than the MTU of the device it leaves by is refused, never fragmented.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::batch::Portion;
+use crate::batch::{Portion, SMALL_BATCH};
+use crate::broadcast::Broadcasts;
 use crate::filter::{self, Op, Start};
-use crate::sys::{self, Control};
+use crate::sys::{self, Beside, Control};
 use crate::{
     Capabilities, Drained, PacketIo, PortSet, ReadySource, RxBatch, RxChecksum, RxHeader, RxMeta, SendError, TxPacket,
     privileges,
@@ -45,7 +46,7 @@ impl Default for RawConfig {
 #[derive(Debug)]
 pub(crate) struct RawSocket {
     socket: Socket,
-    is_v6: bool,
+    beside: Beside,
     recv_buffer: usize,
     except: Vec<u32>,
     truncated: AtomicU64,
@@ -54,22 +55,11 @@ pub(crate) struct RawSocket {
 
 impl RawSocket {
     pub(crate) fn open(domain: Domain, protocol: Protocol, config: &RawConfig) -> io::Result<Self> {
-        // socket2 makes it close-on-exec.
-        let socket = Socket::new(domain, Type::RAW, Some(protocol)).map_err(privileges::explain)?;
-        // Packets queue from the moment the socket exists: first stop that, then throw away what came meanwhile.
-        filter::attach(&socket, &filter::drop_all())?;
-        socket.set_nonblocking(true)?;
-        if let Some(device) = &config.device {
-            socket.bind_device(Some(device.as_bytes())).map_err(privileges::explain)?;
-        }
+        let socket = socket(domain, protocol, config)?;
         let fd = socket.as_fd();
         if domain == Domain::IPV4 {
-            // Otherwise the kernel learns path MTUs on behalf of this socket, and one forged ICMP message lowers the
-            // route's MTU to 576 for every program on the machine.
-            sys::set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, sys::PMTUDISC_INTERFACE)?;
             sys::set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1 as libc::c_int)?;
         } else {
-            sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, sys::PMTUDISC_INTERFACE)?;
             for option in [libc::IPV6_RECVPKTINFO, libc::IPV6_RECVHOPLIMIT, libc::IPV6_RECVTCLASS] {
                 sys::set_option(fd, libc::IPPROTO_IPV6, option, 1 as libc::c_int)?;
             }
@@ -77,7 +67,7 @@ impl RawSocket {
         let recv_buffer = enlarge_receive_buffer(&socket, config.recv_buffer)?;
         let raw = Self {
             socket,
-            is_v6: domain == Domain::IPV6,
+            beside: if domain == Domain::IPV4 { Beside::Control } else { Beside::Source },
             recv_buffer,
             except: config.except.clone(),
             truncated: AtomicU64::new(0),
@@ -90,7 +80,7 @@ impl RawSocket {
     fn drain(&self) -> io::Result<()> {
         let mut batch = RxBatch::new(sys::BATCH);
         loop {
-            let outcome = sys::receive(self.fd(), &mut batch, sys::BATCH, false, |_| None)?;
+            let outcome = sys::receive(self.fd(), &mut batch, sys::BATCH, Beside::Nothing, |_, _| None)?;
             if outcome.received < outcome.asked {
                 return Ok(());
             }
@@ -105,6 +95,13 @@ impl RawSocket {
         filter::attach(&self.socket, program)
     }
 
+    /// Has the kernel tell nothing beside IPv4 packets any more.
+    fn ask_nothing(&mut self) -> io::Result<()> {
+        sys::set_option(self.fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, 0 as libc::c_int)?;
+        self.beside = Beside::Nothing;
+        Ok(())
+    }
+
     fn set_ports(&self, start: Start, ports: &PortSet) -> io::Result<()> {
         self.attach(&filter::destination_ports(start, ports, &self.except))
     }
@@ -112,28 +109,22 @@ impl RawSocket {
     pub(crate) fn recv(
         &self,
         batch: &mut RxBatch,
-        meta: impl FnMut(&Control) -> Option<RxMeta>,
+        mut meta: impl FnMut(&Control, &[u8]) -> Option<RxMeta>,
     ) -> io::Result<Drained> {
         batch.clear();
-        let outcome = sys::receive(self.fd(), batch, self.portion.most(), self.is_v6, meta)?;
+        let most = self.portion.most();
+        let outcome = if self.beside == Beside::Nothing && most <= SMALL_BATCH {
+            let nothing = Control::default();
+            sys::receive_singly(self.fd(), batch, most, |packet| meta(&nothing, packet))?
+        } else {
+            sys::receive(self.fd(), batch, most, self.beside, meta)?
+        };
         self.portion.learn(batch);
         if outcome.truncated > 0 {
             self.truncated.fetch_add(outcome.truncated as u64, Ordering::Relaxed);
         }
         // Fewer than asked for means that the kernel found the queue empty.
         Ok(if outcome.received < outcome.asked { Drained::Yes } else { Drained::Maybe })
-    }
-
-    fn send(&self, packets: &[TxPacket<'_>]) -> (usize, Option<SendError>) {
-        // This device neither segments nor sums; a packet that relies on it must not leave.
-        let able =
-            |packet: &TxPacket<'_>| packet.segment_size == 0 && matches!(packet.checksum, crate::TxChecksum::Complete);
-        let fit = packets.iter().position(|packet| !able(packet)).unwrap_or(packets.len());
-        match sys::send(self.fd(), &packets[..fit]) {
-            (sent, Some(error)) => (sent, Some(classify(error))),
-            (sent, None) if sent < packets.len() => (sent, Some(SendError::Other(io::ErrorKind::Unsupported.into()))),
-            (sent, None) => (sent, None),
-        }
     }
 
     pub(crate) fn drops(&self) -> u64 {
@@ -147,6 +138,44 @@ impl RawSocket {
     pub(crate) fn recv_queue_bytes(&self) -> usize {
         self.recv_buffer
     }
+}
+
+/// A raw socket that lets nothing through yet.
+fn socket(domain: Domain, protocol: Protocol, config: &RawConfig) -> io::Result<Socket> {
+    // socket2 makes it close-on-exec.
+    let socket = Socket::new(domain, Type::RAW, Some(protocol)).map_err(privileges::explain)?;
+    // Packets queue from the moment the socket exists: first stop that, then throw away what came meanwhile.
+    filter::attach(&socket, &filter::drop_all())?;
+    socket.set_nonblocking(true)?;
+    if let Some(device) = &config.device {
+        socket.bind_device(Some(device.as_bytes())).map_err(privileges::explain)?;
+    }
+    // Otherwise the kernel learns path MTUs on behalf of this socket, and one forged ICMP message lowers the
+    // route's MTU to 576 for every program on the machine.
+    let (level, name) = if domain == Domain::IPV4 {
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+    };
+    sys::set_option(socket.as_fd(), level, name, sys::PMTUDISC_INTERFACE)?;
+    Ok(socket)
+}
+
+/// A socket that only sends. Each packet that leaves a socket somebody waits for has the kernel look through who waits, to
+/// tell them that there is room again: nobody waits for this one but while it is full.
+fn sender(domain: Domain, config: &RawConfig) -> io::Result<Socket> {
+    let socket = socket(domain, Protocol::TCP, config)?;
+    // Bound to a multicast address a raw socket is offered nothing, as TCP has no such packets, and sends as if it were
+    // bound to none.
+    let nowhere: IpAddr = if domain == Domain::IPV4 {
+        socket.set_header_included_v4(true)?;
+        Ipv4Addr::new(224, 0, 0, 0).into()
+    } else {
+        sys::set_option(socket.as_fd(), libc::IPPROTO_IPV6, sys::IPV6_HDRINCL, 1 as libc::c_int)?;
+        Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 0, 0).into()
+    };
+    socket.bind(&SocketAddr::new(nowhere, 0).into())?;
+    Ok(socket)
 }
 
 /// Asks for a receive queue of `wanted` bytes; returns what was given.
@@ -176,47 +205,82 @@ pub(crate) fn classify(error: io::Error) -> SendError {
 const CAPABILITIES: Capabilities =
     Capabilities { mtu: 65_535, max_segmentable: 0, tx_checksum: false, max_batch: sys::BATCH, frames: false };
 
-/// TCP over IPv4 by a raw socket.
+/// TCP over one version of IP: a socket that receives, and one that sends.
 #[derive(Debug)]
-pub struct RawIpV4(RawSocket);
+struct RawTcp {
+    receiver: RawSocket,
+    sender: Socket,
+}
 
-/// TCP over IPv6 by a raw socket. Received packets come without IPv6 header ([`RxHeader::Stripped`]) and without
+impl RawTcp {
+    fn open(domain: Domain, config: &RawConfig) -> io::Result<Self> {
+        Ok(Self { receiver: RawSocket::open(domain, Protocol::TCP, config)?, sender: sender(domain, config)? })
+    }
+
+    fn send(&self, packets: &[TxPacket<'_>]) -> (usize, Option<SendError>) {
+        // This device neither segments nor sums; a packet that relies on it must not leave.
+        let able =
+            |packet: &TxPacket<'_>| packet.segment_size == 0 && matches!(packet.checksum, crate::TxChecksum::Complete);
+        let fit = packets.iter().position(|packet| !able(packet)).unwrap_or(packets.len());
+        match sys::send(self.sender.as_fd(), &packets[..fit]) {
+            (sent, Some(error)) => (sent, Some(classify(error))),
+            (sent, None) if sent < packets.len() => (sent, Some(SendError::Other(io::ErrorKind::Unsupported.into()))),
+            (sent, None) => (sent, None),
+        }
+    }
+}
+
+/// TCP over IPv4 by raw sockets.
+#[derive(Debug)]
+pub struct RawIpV4 {
+    sockets: RawTcp,
+    /// `None`: the kernel tells with each packet.
+    broadcasts: Option<Broadcasts>,
+}
+
+/// TCP over IPv6 by raw sockets. Received packets come without IPv6 header ([`RxHeader::Stripped`]) and without
 /// extension headers.
 #[derive(Debug)]
-pub struct RawIpV6(RawSocket);
+pub struct RawIpV6(RawTcp);
 
 impl RawIpV4 {
-    /// Opens the socket in the network namespace of the calling thread. It delivers nothing until
+    /// Opens the sockets in the network namespace of the calling thread. They deliver nothing until
     /// [`PacketIo::set_ports`] is called.
     ///
     /// # Errors
     /// Without CAP_NET_RAW: `PermissionDenied` around a [`MissingPrivilege`](crate::MissingPrivilege).
     pub fn open(config: &RawConfig) -> io::Result<Self> {
-        let raw = RawSocket::open(Domain::IPV4, Protocol::TCP, config)?;
-        raw.socket.set_header_included_v4(true)?;
-        Ok(Self(raw))
+        let mut sockets = RawTcp::open(Domain::IPV4, config)?;
+        let broadcasts = Broadcasts::open().ok();
+        if broadcasts.is_some() {
+            sockets.receiver.ask_nothing()?;
+        }
+        Ok(Self { sockets, broadcasts })
     }
 
     /// The cookie of the socket's network namespace, which no other has; `None` before Linux 5.14.
     pub fn namespace(&self) -> Option<u64> {
-        sys::namespace_cookie(self.0.fd())
+        sys::namespace_cookie(self.sockets.receiver.fd())
     }
 }
 
 impl RawIpV6 {
-    /// Opens the socket in the network namespace of the calling thread. It delivers nothing until
+    /// Opens the sockets in the network namespace of the calling thread. They deliver nothing until
     /// [`PacketIo::set_ports`] is called.
     ///
     /// # Errors
     /// Without CAP_NET_RAW: `PermissionDenied` around a [`MissingPrivilege`](crate::MissingPrivilege).
     pub fn open(config: &RawConfig) -> io::Result<Self> {
-        let raw = RawSocket::open(Domain::IPV6, Protocol::TCP, config)?;
-        sys::set_option(raw.fd(), libc::IPPROTO_IPV6, sys::IPV6_HDRINCL, 1 as libc::c_int)?;
-        Ok(Self(raw))
+        RawTcp::open(Domain::IPV6, config).map(Self)
     }
 }
 
-/// Metadata of a packet from a raw IPv4 socket.
+/// The destination in an IPv4 header.
+fn destination(packet: &[u8]) -> Option<Ipv4Addr> {
+    packet.get(16..)?.first_chunk::<4>().map(|bytes| Ipv4Addr::from(*bytes))
+}
+
+/// Metadata of a packet from a raw IPv4 socket that is told of the destination.
 pub(crate) fn meta_v4(control: &Control) -> RxMeta {
     // For broadcast and multicast the kernel names an own address of the interface instead.
     let to_other = match (control.local, control.destination) {
@@ -249,25 +313,32 @@ impl PacketIo for RawIpV4 {
         CAPABILITIES
     }
     fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
-        self.0.recv(batch, |control| Some(meta_v4(control)))
+        self.sockets.receiver.recv(batch, |control, packet| {
+            let Some(broadcasts) = &self.broadcasts else { return Some(meta_v4(control)) };
+            let to_other = destination(packet).is_some_and(|destination| broadcasts.contain(destination));
+            Some(RxMeta { to_other, ..RxMeta::IP })
+        })
     }
     fn send(&self, packets: &[TxPacket<'_>]) -> (usize, Option<SendError>) {
-        self.0.send(packets)
+        self.sockets.send(packets)
     }
     fn ready_source(&self) -> ReadySource<'_> {
-        ReadySource::Fd(self.0.fd())
+        ReadySource::Fd(self.sockets.receiver.fd())
+    }
+    fn writable_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.sockets.sender.as_fd())
     }
     fn drops(&self) -> u64 {
-        self.0.drops()
+        self.sockets.receiver.drops()
     }
     fn truncated(&self) -> u64 {
-        self.0.truncated()
+        self.sockets.receiver.truncated()
     }
     fn set_ports(&self, ports: &PortSet) -> io::Result<()> {
-        self.0.set_ports(Start::Ipv4, ports)
+        self.sockets.receiver.set_ports(Start::Ipv4, ports)
     }
     fn recv_queue_bytes(&self) -> usize {
-        self.0.recv_queue_bytes()
+        self.sockets.receiver.recv_queue_bytes()
     }
 }
 
@@ -279,37 +350,42 @@ impl PacketIo for RawIpV6 {
         CAPABILITIES
     }
     fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
-        self.0.recv(batch, |control| meta_v6(control, libc::IPPROTO_TCP as u8, RxChecksum::Unknown))
+        self.0.receiver.recv(batch, |control, _| meta_v6(control, libc::IPPROTO_TCP as u8, RxChecksum::Unknown))
     }
     fn send(&self, packets: &[TxPacket<'_>]) -> (usize, Option<SendError>) {
         self.0.send(packets)
     }
     fn ready_source(&self) -> ReadySource<'_> {
-        ReadySource::Fd(self.0.fd())
+        ReadySource::Fd(self.0.receiver.fd())
+    }
+    fn writable_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.sender.as_fd())
     }
     fn drops(&self) -> u64 {
-        self.0.drops()
+        self.0.receiver.drops()
     }
     fn truncated(&self) -> u64 {
-        self.0.truncated()
+        self.0.receiver.truncated()
     }
     fn set_ports(&self, ports: &PortSet) -> io::Result<()> {
-        self.0.set_ports(Start::Transport, ports)
+        self.0.receiver.set_ports(Start::Transport, ports)
     }
     fn recv_queue_bytes(&self) -> usize {
-        self.0.recv_queue_bytes()
+        self.0.receiver.recv_queue_bytes()
     }
 }
 
+/// The socket that receives; for the one that sends see [`PacketIo::writable_fd`].
 impl AsRawFd for RawIpV4 {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.socket.as_raw_fd()
+        self.sockets.receiver.socket.as_raw_fd()
     }
 }
 
+/// The socket that receives; for the one that sends see [`PacketIo::writable_fd`].
 impl AsRawFd for RawIpV6 {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.socket.as_raw_fd()
+        self.0.receiver.socket.as_raw_fd()
     }
 }
 

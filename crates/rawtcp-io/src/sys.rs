@@ -157,14 +157,14 @@ pub(crate) struct Control {
 #[derive(Clone, Copy)]
 struct ControlBuffer([MaybeUninit<u8>; 128]);
 
-/// What one `recvmmsg` brought.
+/// What a receive brought.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ReceiveOutcome {
-    /// Messages the kernel handed over.
+    /// Packets the kernel handed over.
     pub(crate) received: usize,
-    /// Messages asked for.
+    /// Packets asked for.
     pub(crate) asked: usize,
-    /// Messages thrown away since they were cut off.
+    /// Packets thrown away since they were cut off.
     pub(crate) truncated: usize,
 }
 
@@ -203,15 +203,64 @@ fn empty_message() -> libc::mmsghdr {
     unsafe { mem::zeroed() }
 }
 
+/// Receives up to `most` packets into a cleared batch, a call for each: cheaper than [`receive`] for one or two. `meta` may
+/// refuse a packet. Never blocks.
+pub(crate) fn receive_singly(
+    fd: BorrowedFd<'_>,
+    batch: &mut RxBatch,
+    most: usize,
+    mut meta: impl FnMut(&[u8]) -> Option<RxMeta>,
+) -> io::Result<ReceiveOutcome> {
+    let asked = (batch.capacity() - batch.len()).min(most);
+    let (mut received, mut truncated) = (0, 0);
+    while received < asked {
+        let at = batch.len();
+        let base = batch.prepare(at).spare_capacity_mut().as_mut_ptr().cast();
+        // SAFETY: the kernel writes at most RX_SLOT_SIZE bytes, for which a prepared buffer has room, and only during the
+        // call, while the batch is mutably borrowed.
+        let result = unsafe { libc::recv(fd.as_raw_fd(), base, RX_SLOT_SIZE, libc::MSG_DONTWAIT | libc::MSG_TRUNC) };
+        let Ok(length) = usize::try_from(result) else {
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::Interrupted => continue,
+                io::ErrorKind::WouldBlock => break,
+                _ if received == 0 => return Err(error),
+                // First what came before it.
+                _ => return Ok(ReceiveOutcome { received, asked: received, truncated }),
+            }
+        };
+        received += 1;
+        // With MSG_TRUNC the kernel tells the packet's length, whatever of it there was room for.
+        if length > RX_SLOT_SIZE {
+            truncated += 1;
+            continue;
+        }
+        // SAFETY: the kernel wrote `length` bytes, at most the RX_SLOT_SIZE offered, to the start of this empty buffer.
+        unsafe { batch.buffer(at).set_len(length) };
+        if let Some(meta) = meta(batch.buffer(at)) {
+            batch.commit(meta);
+        }
+    }
+    Ok(ReceiveOutcome { received, asked, truncated })
+}
+
+/// What is to be told beside received packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    Nothing,
+    /// What the socket's options ask for.
+    Control,
+    /// And the sender: of IPv6 packets, whose header does not come with them.
+    Source,
+}
+
 /// Receives up to `most` packets into a cleared batch; `meta` may refuse a packet. Never blocks.
-///
-/// `with_source`: of IPv6 packets, whose header does not come with them.
 pub(crate) fn receive(
     fd: BorrowedFd<'_>,
     batch: &mut RxBatch,
     most: usize,
-    with_source: bool,
-    mut meta: impl FnMut(&Control) -> Option<RxMeta>,
+    beside: Beside,
+    mut meta: impl FnMut(&Control, &[u8]) -> Option<RxMeta>,
 ) -> io::Result<ReceiveOutcome> {
     let asked = (batch.capacity() - batch.len()).min(BATCH).min(most);
     let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; BATCH];
@@ -224,18 +273,20 @@ pub(crate) fn receive(
         let header = &mut messages[i].write(empty_message()).msg_hdr;
         header.msg_iov = vectors[i].write(libc::iovec { iov_base: base, iov_len: RX_SLOT_SIZE });
         header.msg_iovlen = 1;
-        if with_source {
+        if beside == Beside::Source {
             // SAFETY: all-zero is a valid sockaddr_in6, which is made of integers.
             let name = names[i].write(unsafe { mem::zeroed() });
             header.msg_name = ptr::from_mut(name).cast();
             header.msg_namelen = mem::size_of::<libc::sockaddr_in6>() as libc::socklen_t;
         }
-        header.msg_control = controls[i].0.as_mut_ptr().cast();
-        header.msg_controllen = mem::size_of::<ControlBuffer>() as _;
+        if beside != Beside::Nothing {
+            header.msg_control = controls[i].0.as_mut_ptr().cast();
+            header.msg_controllen = mem::size_of::<ControlBuffer>() as _;
+        }
     }
     // SAFETY: the loop above has initialized the first `asked` messages, as the batch has as many slots.
     let messages = unsafe { messages[..asked].assume_init_mut() };
-    // SAFETY: the messages point to one iovec, one control buffer and at most one name each, all alive on this stack
+    // SAFETY: the messages point to one iovec, and at most one control buffer and one name each, all alive on this stack
     // frame, and each iovec to RX_SLOT_SIZE bytes of spare capacity of a distinct slot of `batch`, which is mutably
     // borrowed and not touched until the call returns.
     let received = unsafe { receive_messages(fd, messages)? };
@@ -251,14 +302,14 @@ pub(crate) fn receive(
             continue;
         }
         let mut control = read_control(&message.msg_hdr);
-        if with_source {
+        if beside == Beside::Source {
             // SAFETY: `names[i]` was zeroed and possibly overwritten by the kernel: it is initialized either way.
             let name = unsafe { names[i].assume_init_ref() };
             if libc::c_int::from(name.sin6_family) == libc::AF_INET6 {
                 control.source = Some(Ipv6Addr::from(name.sin6_addr.s6_addr));
             }
         }
-        if let Some(meta) = meta(&control) {
+        if let Some(meta) = meta(&control, batch.buffer(i)) {
             batch.swap_unused(i);
             batch.commit(meta);
         }
@@ -269,7 +320,7 @@ pub(crate) fn receive(
 /// Reads the control data of a message which `recvmmsg` has filled in.
 fn read_control(header: &libc::msghdr) -> Control {
     let mut control = Control::default();
-    // SAFETY: `msg_control` points to `msg_controllen` bytes that the kernel wrote; the macro checks the length.
+    // SAFETY: `msg_control` points to `msg_controllen` bytes that the kernel wrote, if any; the macro checks the length.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
     // SAFETY: the macros return null or a pointer to a whole header inside the control buffer, which is aligned.
     while let Some(message) = unsafe { next.as_ref() } {

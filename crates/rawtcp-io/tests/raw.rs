@@ -133,7 +133,8 @@ fn guard_silences(device: &dyn PacketIo, addr: &str, header: usize) {
     let seen = receive(device, 1, LONG);
     assert_eq!(seen[0].1[header + 13], SYN);
     assert!(!seen[0].0.to_other);
-    assert_ne!(seen[0].0.ifindex, 0);
+    // IPv4 has no addresses that need it.
+    assert!(header > 0 || seen[0].0.ifindex > 0);
 
     // We answer in the kernel's stead, and it believes us.
     device.set_ports(&ports(&[local.port()])).unwrap();

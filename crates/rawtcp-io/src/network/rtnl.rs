@@ -1,7 +1,7 @@
 //! rtnetlink, as far as sending frames by ourselves needs it: questions on one socket, news on another.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -186,14 +186,9 @@ impl Rtnl {
 
     /// How packets from `source` to `destination` leave; `by` is the interface, or 0.
     pub(crate) fn step(&mut self, destination: IpAddr, source: Option<IpAddr>, by: u32) -> io::Result<Step> {
-        let mut question = RouteMessage::default();
-        let (family, length) =
-            if destination.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };
-        question.header.address_family = family;
-        question.header.destination_prefix_length = length;
-        question.attributes.push(RouteAttribute::Destination(destination.into()));
+        let mut question = towards(destination);
         if let Some(source) = source {
-            question.header.source_prefix_length = length;
+            question.header.source_prefix_length = question.header.destination_prefix_length;
             question.attributes.push(RouteAttribute::Source(source.into()));
         }
         if by != 0 {
@@ -206,6 +201,17 @@ impl Rtnl {
             }
         })?;
         Ok(step)
+    }
+
+    /// Whether an address stands for everybody on a link. An error where there is no route to it.
+    pub(crate) fn is_broadcast(&mut self, destination: Ipv4Addr) -> io::Result<bool> {
+        let mut is_broadcast = false;
+        self.ask(RouteNetlinkMessage::GetRoute(towards(destination.into())), 0, |message| {
+            if let RouteNetlinkMessage::NewRoute(route) = message {
+                is_broadcast = route.header.kind == RouteType::Broadcast;
+            }
+        })?;
+        Ok(is_broadcast)
     }
 
     /// Asks one question and takes all answers.
@@ -313,6 +319,16 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlin
             }
         }
     })
+}
+
+/// The question for the route to an address.
+fn towards(destination: IpAddr) -> RouteMessage {
+    let (family, length) = if destination.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };
+    let mut question = RouteMessage::default();
+    question.header.address_family = family;
+    question.header.destination_prefix_length = length;
+    question.attributes.push(RouteAttribute::Destination(destination.into()));
+    question
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
