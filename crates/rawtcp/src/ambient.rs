@@ -1,4 +1,4 @@
-//! The default stack of a runtime: made by the first `connect` or `bind` there, driven by a task on it,
+//! The default stack of a runtime: made by the first `connect` or `bind` there, driven by tasks on it or by threads,
 //! gone with it.
 
 use crate::driver::Driver;
@@ -8,7 +8,7 @@ use crate::sync::{Arc, Mutex, lock};
 use std::collections::HashMap;
 use std::io;
 use std::sync::LazyLock;
-use tokio::runtime::{Handle, Id};
+use tokio::runtime::{Handle, Id, Runtime};
 
 static STACKS: LazyLock<Mutex<HashMap<Id, Arc<Host>>>> = LazyLock::new(Mutex::default);
 
@@ -25,7 +25,11 @@ pub(crate) fn current() -> io::Result<Arc<Host>> {
     }
     // Without the lock: this may take a while, fail, or panic.
     let host = Host::new(StackBuilder::from_env()?.into_settings())?;
-    let drivers = Driver::all(&host, Some(id))?;
+    let drivers = if host.settings.own_thread {
+        Drivers::Threads(Driver::all_apart(&host, Some(id))?)
+    } else {
+        Drivers::Tasks(Driver::all(&host, Some(id))?)
+    };
     host.hold();
     let first = lock(&STACKS).entry(id).or_insert_with(|| host.clone()).clone();
     if !Arc::ptr_eq(&first, &host) {
@@ -33,8 +37,22 @@ pub(crate) fn current() -> io::Result<Arc<Host>> {
         return Ok(first);
     }
     // Without the lock: a runtime that is shutting down drops the drivers at once.
-    Driver::spawn(drivers, &handle);
+    match drivers {
+        Drivers::Tasks(drivers) => Driver::spawn(drivers, &handle),
+        Drivers::Threads(drivers) => {
+            if let Some((_, driver)) = drivers.first() {
+                handle.spawn(driver.end_with_runtime());
+            }
+            Driver::spawn_threads(drivers)?;
+        }
+    }
     Ok(host)
+}
+
+/// What has not begun yet.
+enum Drivers {
+    Tasks(Vec<Driver>),
+    Threads(Vec<(Runtime, Driver)>),
 }
 
 /// The driver of this stack is gone.

@@ -66,8 +66,8 @@ impl Driver {
         }
     }
 
-    /// Drives a stack by threads of its own.
-    pub(crate) fn spawn_threads(host: &Arc<Host>) -> io::Result<()> {
+    /// The drivers of a stack, each with a runtime to wait by in a thread of its own.
+    pub(crate) fn all_apart(host: &Arc<Host>, default_of: Option<runtime::Id>) -> io::Result<Vec<(Runtime, Self)>> {
         let (mut runtimes, mut rounds) = (Vec::<Runtime>::new(), Vec::new());
         for driver in 0..host.posts.len() {
             let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
@@ -76,11 +76,28 @@ impl Driver {
             drop(context);
             runtimes.push(runtime);
         }
-        for (runtime, driver) in runtimes.into_iter().zip(Self::crew(host, rounds, None)) {
-            // If there are not threads enough, the stack ends with the first driver that has none.
+        Ok(runtimes.into_iter().zip(Self::crew(host, rounds, default_of)).collect())
+    }
+
+    /// Drives a stack by threads.
+    ///
+    /// # Errors
+    /// There are not threads enough: the stack ends with the first driver that has none.
+    pub(crate) fn spawn_threads(drivers: Vec<(Runtime, Self)>) -> io::Result<()> {
+        for (runtime, driver) in drivers {
             thread::Builder::new().name("rawtcp".into()).spawn(move || runtime.block_on(driver))?;
         }
         Ok(())
+    }
+
+    /// Has the stack end with this runtime, although threads drive it: to be spawned there.
+    pub(crate) fn end_with_runtime(&self) -> impl Future<Output = ()> + Send + use<> {
+        // Dropped as any other driver is, and it takes no turns.
+        let driver = Driver { crew: self.crew.clone(), number: self.number };
+        async move {
+            std::future::pending::<()>().await;
+            drop(driver);
+        }
     }
 }
 

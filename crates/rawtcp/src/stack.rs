@@ -65,7 +65,7 @@ impl Stack {
 
     /// The default stack of the current runtime, which is made if there is none: from `RAWTCP_DEVICE`
     /// (`raw`, `packet[:INTERFACE]`, `auto`, `tun[:INTERFACE[:ADDRESS/PREFIX,…]]` or `loopback`), `RAWTCP_CONGESTION`
-    /// (`cubic`, `reno`, `bbr`) and `RAWTCP_DRIVERS` (1 to 16).
+    /// (`cubic`, `reno`, `bbr`), `RAWTCP_DRIVER` (`task` or `thread`) and `RAWTCP_DRIVERS` (1 to 16).
     ///
     /// # Errors
     /// Without the privilege that the device needs, and for values of the variables that mean nothing.
@@ -166,8 +166,8 @@ impl Default for StackBuilder {
 }
 
 impl StackBuilder {
-    /// The builder of a runtime's default stack: as [`Stack::builder`], with what `RAWTCP_DEVICE`, `RAWTCP_CONGESTION` and
-    /// `RAWTCP_DRIVERS` say.
+    /// The builder of a runtime's default stack: as [`Stack::builder`], with what `RAWTCP_DEVICE`, `RAWTCP_CONGESTION`,
+    /// `RAWTCP_DRIVER` and `RAWTCP_DRIVERS` say.
     ///
     /// # Errors
     /// `InvalidInput` for values that mean nothing.
@@ -189,6 +189,14 @@ impl StackBuilder {
             let factory = congestion::by_name(&name)
                 .map_err(|_| invalid("RAWTCP_CONGESTION", &name, &congestion::names().join(", ")))?;
             builder = builder.congestion(factory);
+        }
+        if let Some(name) = value("RAWTCP_DRIVER").filter(|value| !value.is_empty()) {
+            let driver = match &*name {
+                "task" => Driver::Task,
+                "thread" => Driver::Thread,
+                _ => return Err(invalid("RAWTCP_DRIVER", &name, "task, thread")),
+            };
+            builder = builder.driver(driver);
         }
         if let Some(number) = value("RAWTCP_DRIVERS").filter(|value| !value.is_empty()) {
             let drivers = number.parse().ok().filter(|drivers| (1..=MAX_DRIVERS).contains(drivers));
@@ -297,7 +305,7 @@ impl StackBuilder {
         let stack = Stack { host };
         match handle {
             Some(handle) => Task::spawn(Task::all(&stack.host, None)?, &handle),
-            None => Task::spawn_threads(&stack.host)?,
+            None => Task::spawn_threads(Task::all_apart(&stack.host, None)?)?,
         }
         Ok(stack)
     }
@@ -331,6 +339,15 @@ mod tests {
             }
         }
         assert!(StackBuilder::from_values(|name| (name == "RAWTCP_DRIVERS").then(|| "two".to_owned())).is_err());
+    }
+
+    #[test]
+    fn tasks_or_threads_drive_the_default_stack() {
+        let from =
+            |driver: &str| StackBuilder::from_values(|name| (name == "RAWTCP_DRIVER").then(|| driver.to_owned()));
+        let own_thread = |driver| from(driver).unwrap().settings.own_thread;
+        assert_eq!(["", "task", "thread"].map(own_thread), [false, false, true]);
+        assert_eq!(from("threads").unwrap_err().to_string(), "RAWTCP_DRIVER=threads: not one of task, thread");
     }
 
     #[test]

@@ -239,6 +239,48 @@ fn after_the_end_the_kernel_answers_for_the_ports() {
     drop(stream);
 }
 
+/// How many threads drive stacks in this process.
+fn drivers() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks.filter(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name == "rawtcp\n")).count()
+}
+
+/// Once with tasks, and in a process of its own, where the variable is there from the first, with threads.
+#[test]
+fn the_default_stack_ends_with_its_runtime_whatever_drives_it() {
+    if privilege::missing() {
+        return;
+    }
+    let (kernels, ours) = (kernels(), ours());
+    let by_threads = std::env::var_os("RAWTCP_DRIVER").is_some_and(|driver| driver == "thread");
+    let (mut stream, seen) = ours.block_on(async {
+        let stack = Stack::current().unwrap();
+        let (mut stream, seen) = connected(&stack, &kernels, false, Duration::from_millis(200)).await;
+        soon(stream.write_all(&vec![7; LOAD])).await.unwrap();
+        (stream, seen)
+    });
+    if by_threads {
+        assert_eq!(drivers(), 1);
+    }
+    drop(ours);
+    assert_eq!(kernels.block_on(stream.write(b"late")).unwrap_err().to_string(), GONE);
+    assert_eq!(kernels.block_on(soon(seen)).unwrap().unwrap(), LOAD);
+    if by_threads {
+        let end = async {
+            while drivers() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        kernels.block_on(soon(end));
+        return;
+    }
+    let name = "the_default_stack_ends_with_its_runtime_whatever_drives_it";
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = again.args(["--exact", name]).env("RAWTCP_DRIVER", "thread").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains(" 1 passed"), "{text}");
+}
+
 #[test]
 fn all_of_it_in_a_user_namespace() {
     privilege::again_with_privilege();
