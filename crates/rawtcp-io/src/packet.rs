@@ -25,7 +25,7 @@ use crate::batch::{LARGE_BATCH, Portion};
 use crate::filter::{self, Start};
 use crate::network::{Interface, Mac};
 use crate::raw_ip::{classify, enlarge_receive_buffer};
-use crate::sys::ring::{Frame, Ring};
+use crate::sys::ring::{FRAME, Frame, Ring};
 use crate::sys::{self, ReceiveOutcome, frames};
 use crate::{
     Capabilities, Drained, PacketIo, PortSet, RX_SLOT_SIZE, ReadySource, RxBatch, RxMeta, SendError, TxPacket,
@@ -61,11 +61,16 @@ pub struct PacketConfig {
     /// Memory for frames that wait in the interface's queue, likewise. Without CAP_NET_ADMIN no more than twice
     /// `net.core.wmem_max` is given.
     pub send_buffer: usize,
-    /// Frames of the receive ring, 1600 bytes each, which the kernel allocates at once, beside `recv_buffer`: each packet,
+    /// Frames of the receive ring, [`RING_FRAME`](Self::RING_FRAME) bytes each, which the kernel allocates at once, beside `recv_buffer`: each packet,
     /// of whatever length, takes one until it is received, and when none but the last is left, packets are dropped. A
     /// multiple of 40 at least as large is made. 0: no ring, and everything comes by the queue; as where the system
     /// refuses one.
     pub ring_frames: usize,
+}
+
+impl PacketConfig {
+    /// Bytes of a frame of the receive ring: an IP packet of up to 1510 bytes, and what the kernel says of it.
+    pub const RING_FRAME: usize = FRAME;
 }
 
 impl Default for PacketConfig {

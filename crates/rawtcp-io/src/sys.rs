@@ -442,6 +442,11 @@ fn gather<'b, 'a>(room: &'b mut [MaybeUninit<u8>; SMALL], parts: impl Iterator<I
     Some(unsafe { room[..length].assume_init_ref() })
 }
 
+/// What a call says that sends one packet.
+fn one(result: libc::ssize_t) -> io::Result<usize> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(1) }
+}
+
 fn send_chunk(fd: BorrowedFd<'_>, chunk: &[TxPacket<'_>]) -> io::Result<usize> {
     let mut room = [const { MaybeUninit::uninit() }; SMALL];
     if let [packet] = chunk
@@ -454,7 +459,7 @@ fn send_chunk(fd: BorrowedFd<'_>, chunk: &[TxPacket<'_>]) -> io::Result<usize> {
             let name = (&raw const name).cast();
             libc::sendto(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), SEND, name, length)
         };
-        return if result < 0 { Err(io::Error::last_os_error()) } else { Ok(1) };
+        return one(result);
     }
     let mut names = [const { MaybeUninit::<Name>::uninit() }; BATCH];
     let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
@@ -470,7 +475,7 @@ fn send_chunk(fd: BorrowedFd<'_>, chunk: &[TxPacket<'_>]) -> io::Result<usize> {
     if chunk.len() == 1 {
         // SAFETY: the first message is initialized, see below; the kernel only reads it.
         let result = unsafe { libc::sendmsg(fd.as_raw_fd(), &messages[0].assume_init_ref().msg_hdr, SEND) };
-        return if result < 0 { Err(io::Error::last_os_error()) } else { Ok(1) };
+        return one(result);
     }
     // SAFETY: the first `chunk.len()` (at most BATCH) messages are initialized and point to names on this stack frame
     // and to the packets' slices, which are borrowed through the call; the kernel only reads names and data.

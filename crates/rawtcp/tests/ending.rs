@@ -22,6 +22,13 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(30), what).await.expect("hangs")
 }
 
+/// Looks again and again.
+async fn until(it_is_so: impl Fn() -> bool) {
+    while !it_is_so() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 fn kernels() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
@@ -195,7 +202,8 @@ fn a_peer_that_never_wrote_and_one_that_was_never_accepted_hear_of_the_end() {
             }
             seen.push(kernels.spawn(async move { soon(client.read(&mut [0])).await }));
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // What was not accepted has come as well.
+        soon(until(|| stack.stats().accepts == 2)).await;
         soon(stack.close()).await;
         (listener, held, seen)
     });
@@ -266,12 +274,7 @@ fn the_default_stack_ends_with_its_runtime_whatever_drives_it() {
     assert_eq!(kernels.block_on(stream.write(b"late")).unwrap_err().to_string(), GONE);
     assert_eq!(kernels.block_on(soon(seen)).unwrap().unwrap(), LOAD);
     if by_threads {
-        let end = async {
-            while drivers() > 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        kernels.block_on(soon(end));
+        kernels.block_on(soon(until(|| drivers() == 0)));
         return;
     }
     let name = "the_default_stack_ends_with_its_runtime_whatever_drives_it";

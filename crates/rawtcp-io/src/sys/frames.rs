@@ -5,7 +5,7 @@ use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::{
-    BATCH, MAX_VECTORS, ReceiveOutcome, SEND, SMALL, empty_message, gather, receive_messages, with_few_slices,
+    BATCH, MAX_VECTORS, ReceiveOutcome, SEND, SMALL, empty_message, gather, one, receive_messages, with_few_slices,
 };
 use crate::{RX_SLOT_SIZE, RxBatch, RxMeta, TxPacket};
 
@@ -118,7 +118,7 @@ fn send_some<const P: usize>(
         if let Some(bytes) = gather(&mut room, parts) {
             // SAFETY: the kernel only reads these bytes, which live through the call.
             let result = unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), SEND) };
-            return if result < 0 { Err(io::Error::last_os_error()) } else { Ok(1) };
+            return one(result);
         }
     }
     let mut few = [const { MaybeUninit::<libc::iovec>::uninit() }; VECTORS];
@@ -153,7 +153,7 @@ fn send_some<const P: usize>(
     if count == 1 {
         // SAFETY: the first message is initialized, see below; the kernel only reads it.
         let result = unsafe { libc::sendmsg(fd.as_raw_fd(), &messages[0].assume_init_ref().msg_hdr, SEND) };
-        return if result < 0 { Err(io::Error::last_os_error()) } else { Ok(1) };
+        return one(result);
     }
     // SAFETY: the first `count` (at most BATCH) messages point to `needed` initialized iovecs each, and these to a prefix
     // on this stack frame and to the packet's slices, which are borrowed through the call; the kernel only reads them.

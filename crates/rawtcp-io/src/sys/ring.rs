@@ -11,7 +11,7 @@ use super::set_option;
 use crate::vnet;
 
 /// Bytes of a frame, the kernel's header in front included: an IP packet of up to 1510 bytes fits.
-const FRAME: usize = 1600;
+pub(crate) const FRAME: usize = 1600;
 /// What the kernel allocates in one piece. A multiple of any page's size.
 const BLOCK: usize = 64 << 10;
 /// Frames of a block; none reaches into the next.

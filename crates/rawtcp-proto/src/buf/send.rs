@@ -206,7 +206,7 @@ impl SendBuffer {
         let (from, to) = (range.start.max(self.start), range.end.min(self.end));
         let Queue { chunks, lent: range } = &*self.queue;
         let lent = &lent[..range.end.since(range.start) as usize];
-        let first = if from < to { chunks.partition_point(|chunk| chunk.end() <= from) } else { chunks.len() };
+        let first = if from < to { holder(chunks, from) } else { chunks.len() };
         Slices { chunks: chunks.range(first..), lent: (range.start, lent), from, to }
     }
 
@@ -250,6 +250,17 @@ impl SendBuffer {
 impl Drop for SendBuffer {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+/// The index of the first chunk that does not end before `at`.
+fn holder(chunks: &VecDeque<Chunk>, at: Offset) -> usize {
+    // Mostly all behind the first have the same length, and a search is some branches that nobody can predict.
+    let first = chunks.front().map_or(at, Chunk::end);
+    let guess = if at < first { 0 } else { 1 + at.since(first) as usize / NEXT_CHUNK };
+    match chunks.get(guess) {
+        Some(chunk) if chunk.start <= at && at < chunk.end() => guess,
+        _ => chunks.partition_point(|chunk| chunk.end() <= at),
     }
 }
 

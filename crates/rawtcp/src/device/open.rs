@@ -13,7 +13,7 @@ use rawtcp_io::{
 use std::io;
 
 /// Frames of all receive rings of a stack: 64 MiB.
-const RING_FRAMES: usize = (64 << 20) / 1600;
+const RING_FRAMES: usize = (64 << 20) / PacketConfig::RING_FRAME;
 
 /// A ring of fewer would lose more than a queue does.
 const LEAST_RING_FRAMES: usize = 1024;
