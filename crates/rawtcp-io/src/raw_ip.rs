@@ -73,18 +73,8 @@ impl RawSocket {
             truncated: AtomicU64::new(0),
             portion: Portion::new(),
         };
-        raw.drain()?;
+        drain(&raw.socket)?;
         Ok(raw)
-    }
-
-    fn drain(&self) -> io::Result<()> {
-        let mut batch = RxBatch::new(sys::BATCH);
-        loop {
-            let outcome = sys::receive(self.fd(), &mut batch, sys::BATCH, Beside::Nothing, |_, _| None)?;
-            if outcome.received < outcome.asked {
-                return Ok(());
-            }
-        }
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -161,12 +151,24 @@ fn socket(domain: Domain, protocol: Protocol, config: &RawConfig) -> io::Result<
     Ok(socket)
 }
 
+/// Throws away what queued before the filter stood.
+fn drain(socket: &Socket) -> io::Result<()> {
+    let mut batch = RxBatch::new(sys::BATCH);
+    loop {
+        let outcome = sys::receive(socket.as_fd(), &mut batch, sys::BATCH, Beside::Nothing, |_, _| None)?;
+        if outcome.received < outcome.asked {
+            return Ok(());
+        }
+    }
+}
+
 /// A socket that only sends. Each packet that leaves a socket somebody waits for has the kernel look through who waits, to
 /// tell them that there is room again: nobody waits for this one but while it is full.
 fn sender(domain: Domain, config: &RawConfig) -> io::Result<Socket> {
     let socket = socket(domain, Protocol::TCP, config)?;
+    drain(&socket)?;
     // Bound to a multicast address a raw socket is offered nothing, as TCP has no such packets, and sends as if it were
-    // bound to none.
+    // bound to none. Where a security module forbids that, the filter drops what it is offered.
     let nowhere: IpAddr = if domain == Domain::IPV4 {
         socket.set_header_included_v4(true)?;
         Ipv4Addr::new(224, 0, 0, 0).into()
@@ -174,7 +176,7 @@ fn sender(domain: Domain, config: &RawConfig) -> io::Result<Socket> {
         sys::set_option(socket.as_fd(), libc::IPPROTO_IPV6, sys::IPV6_HDRINCL, 1 as libc::c_int)?;
         Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 0, 0).into()
     };
-    socket.bind(&SocketAddr::new(nowhere, 0).into())?;
+    let _ = socket.bind(&SocketAddr::new(nowhere, 0).into());
     Ok(socket)
 }
 
@@ -408,11 +410,16 @@ mod tests {
                 }
                 Err(error) => panic!("{error}"),
             };
-            let [discover] = sys::get_option::<1>(raw.fd(), level, name).unwrap();
-            assert_eq!(discover, sys::PMTUDISC_INTERFACE as u32);
-            assert!(raw.socket.nonblocking().unwrap());
-            let flags = rustix::io::fcntl_getfd(raw.fd()).unwrap();
-            assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+            let sender = sender(domain, &RawConfig::default()).unwrap();
+            for socket in [&raw.socket, &sender] {
+                let [discover] = sys::get_option::<1>(socket.as_fd(), level, name).unwrap();
+                assert_eq!(discover, sys::PMTUDISC_INTERFACE as u32);
+                assert!(socket.nonblocking().unwrap());
+                let flags = rustix::io::fcntl_getfd(socket).unwrap();
+                assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+            }
+            let to = sender.local_addr().unwrap().as_socket().unwrap();
+            assert!(to.ip().is_multicast(), "{to}");
         }
     }
 

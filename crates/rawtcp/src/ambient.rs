@@ -1,14 +1,14 @@
 //! The default stack of a runtime: made by the first `connect` or `bind` there, driven by tasks on it or by threads,
 //! gone with it.
 
-use crate::driver::Driver;
+use crate::driver::{Driver, Reactor};
 use crate::host::Host;
 use crate::stack::StackBuilder;
 use crate::sync::{Arc, Mutex, lock};
 use std::collections::HashMap;
 use std::io;
 use std::sync::LazyLock;
-use tokio::runtime::{Handle, Id, Runtime};
+use tokio::runtime::{Handle, Id};
 
 static STACKS: LazyLock<Mutex<HashMap<Id, Arc<Host>>>> = LazyLock::new(Mutex::default);
 
@@ -52,7 +52,7 @@ pub(crate) fn current() -> io::Result<Arc<Host>> {
 /// What has not begun yet.
 enum Drivers {
     Tasks(Vec<Driver>),
-    Threads(Vec<(Runtime, Driver)>),
+    Threads(Vec<(Reactor, Driver)>),
 }
 
 /// The driver of this stack is gone.

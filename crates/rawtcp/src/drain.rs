@@ -93,6 +93,14 @@ pub(crate) fn wait_for_delivery(host: &Arc<Host>) {
     }
 }
 
+/// Waits, blocking, until whoever is at it has ended a stack.
+pub(crate) fn wait_for_burial(host: &Host) {
+    let until = real_now() + host.settings.exit_drain + FLUSH;
+    while real_now() < until && !host.is_buried() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Signs of life of the peers inside the process: what they had done when they last did something, and when that was seen.
 #[derive(Debug, Default)]
 struct Signs(HashMap<FourTuple, (u64, Instant)>);

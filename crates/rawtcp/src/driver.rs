@@ -10,14 +10,14 @@ use crate::host::{Host, Life};
 use crate::post::OnTheSpot;
 use crate::rounds::{Left, Rounds};
 use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{TryLockError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::thread;
-use tokio::runtime::{self, Handle, Runtime, RuntimeFlavor};
+use tokio::runtime::{self, EnterGuard, Handle, Runtime, RuntimeFlavor};
 
 /// What the drivers of a stack share.
 #[derive(Debug)]
@@ -36,6 +36,36 @@ struct Crew {
 pub(crate) struct Driver {
     crew: Arc<Crew>,
     number: usize,
+    /// It takes no turns, and is there for its end only.
+    keeps: bool,
+}
+
+/// A runtime to wait by in a thread. Those of tokio panic where they are dropped inside of another one.
+#[derive(Debug)]
+pub(crate) struct Reactor(Option<Runtime>);
+
+impl Reactor {
+    fn new() -> io::Result<Self> {
+        Ok(Reactor(Some(runtime::Builder::new_current_thread().enable_io().build()?)))
+    }
+
+    fn enter(&self) -> Option<EnterGuard<'_>> {
+        self.0.as_ref().map(Runtime::enter)
+    }
+
+    fn run(self, driver: Driver) {
+        if let Some(runtime) = &self.0 {
+            runtime.block_on(driver);
+        }
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Driver {
@@ -51,7 +81,7 @@ impl Driver {
     fn crew(host: &Arc<Host>, rounds: Vec<Rounds>, default_of: Option<runtime::Id>) -> Vec<Self> {
         let rounds: Vec<_> = rounds.into_iter().map(|rounds| Mutex::new(Some(rounds))).collect();
         let crew = Arc::new(Crew { host: host.clone(), rounds, default_of, over: AtomicBool::new(false) });
-        (0..crew.rounds.len()).map(|number| Driver { crew: crew.clone(), number }).collect()
+        (0..crew.rounds.len()).map(|number| Driver { crew: crew.clone(), number, keeps: false }).collect()
     }
 
     /// Drives a stack by tasks of this runtime.
@@ -67,37 +97,38 @@ impl Driver {
     }
 
     /// The drivers of a stack, each with a runtime to wait by in a thread of its own.
-    pub(crate) fn all_apart(host: &Arc<Host>, default_of: Option<runtime::Id>) -> io::Result<Vec<(Runtime, Self)>> {
-        let (mut runtimes, mut rounds) = (Vec::<Runtime>::new(), Vec::new());
+    pub(crate) fn all_apart(host: &Arc<Host>, default_of: Option<runtime::Id>) -> io::Result<Vec<(Reactor, Self)>> {
+        let (mut reactors, mut rounds) = (Vec::<Reactor>::new(), Vec::new());
         for driver in 0..host.posts.len() {
-            let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
-            let context = runtime.enter();
+            let reactor = Reactor::new()?;
+            let context = reactor.enter();
             rounds.push(Rounds::new(host, driver)?);
             drop(context);
-            runtimes.push(runtime);
+            reactors.push(reactor);
         }
-        Ok(runtimes.into_iter().zip(Self::crew(host, rounds, default_of)).collect())
+        Ok(reactors.into_iter().zip(Self::crew(host, rounds, default_of)).collect())
     }
 
     /// Drives a stack by threads.
     ///
     /// # Errors
     /// There are not threads enough: the stack ends with the first driver that has none.
-    pub(crate) fn spawn_threads(drivers: Vec<(Runtime, Self)>) -> io::Result<()> {
-        for (runtime, driver) in drivers {
-            thread::Builder::new().name("rawtcp".into()).spawn(move || runtime.block_on(driver))?;
+    pub(crate) fn spawn_threads(drivers: Vec<(Reactor, Self)>) -> io::Result<()> {
+        for (reactor, driver) in drivers {
+            thread::Builder::new().name("rawtcp".into()).spawn(move || reactor.run(driver))?;
         }
         Ok(())
     }
 
     /// Has the stack end with this runtime, although threads drive it: to be spawned there.
     pub(crate) fn end_with_runtime(&self) -> impl Future<Output = ()> + Send + use<> {
-        // Dropped as any other driver is, and it takes no turns.
-        let driver = Driver { crew: self.crew.clone(), number: self.number };
-        async move {
-            std::future::pending::<()>().await;
-            drop(driver);
-        }
+        let keeper = Driver { crew: self.crew.clone(), number: self.number, keeps: true };
+        poll_fn(move |cx| {
+            // It may end by itself, and is not to be kept then.
+            let host = &keeper.crew.host;
+            host.on_death(cx.waker());
+            if host.is_buried() { Poll::Ready(()) } else { Poll::Pending }
+        })
     }
 }
 
@@ -184,6 +215,9 @@ impl Drop for Driver {
     fn drop(&mut self) {
         let Crew { host, rounds, default_of, over } = &*self.crew;
         if over.swap(true, Ordering::AcqRel) {
+            if self.keeps {
+                drain::wait_for_burial(host);
+            }
             return;
         }
         if let Some(id) = *default_of {

@@ -253,35 +253,83 @@ fn drivers() -> usize {
     tasks.filter(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name == "rawtcp\n")).count()
 }
 
-/// Once with tasks, and in a process of its own, where the variable is there from the first, with threads.
-#[test]
-fn the_default_stack_ends_with_its_runtime_whatever_drives_it() {
+/// Runs a test of default stacks in processes of its own, where the variable is there from the first: once with tasks, once
+/// with threads, as it is told.
+fn alone(name: &str, test: impl FnOnce(bool)) {
+    const ALONE: &str = "RAWTCP_TEST_ALONE";
     if privilege::missing() {
         return;
     }
-    let (kernels, ours) = (kernels(), ours());
-    let by_threads = std::env::var_os("RAWTCP_DRIVER").is_some_and(|driver| driver == "thread");
-    let (mut stream, seen) = ours.block_on(async {
-        let stack = Stack::current().unwrap();
-        let (mut stream, seen) = connected(&stack, &kernels, false, Duration::from_millis(200)).await;
-        soon(stream.write_all(&vec![7; LOAD])).await.unwrap();
-        (stream, seen)
-    });
-    if by_threads {
-        assert_eq!(drivers(), 1);
+    if std::env::var_os(ALONE).is_some() {
+        return test(std::env::var_os("RAWTCP_DRIVER").is_some_and(|driver| driver == "thread"));
     }
-    drop(ours);
-    assert_eq!(kernels.block_on(stream.write(b"late")).unwrap_err().to_string(), GONE);
-    assert_eq!(kernels.block_on(soon(seen)).unwrap().unwrap(), LOAD);
-    if by_threads {
+    for driver in ["task", "thread"] {
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = again.args(["--exact", name]).env("RAWTCP_DRIVER", driver).env(ALONE, "1").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains(" 1 passed"), "{driver}: {text}");
+    }
+}
+
+#[test]
+fn the_default_stack_ends_with_its_runtime() {
+    alone("the_default_stack_ends_with_its_runtime", |by_threads| {
+        let (kernels, ours) = (kernels(), ours());
+        let (mut stream, seen) = ours.block_on(async {
+            let stack = Stack::current().unwrap();
+            let (mut stream, seen) = connected(&stack, &kernels, false, Duration::from_millis(200)).await;
+            soon(stream.write_all(&vec![7; LOAD])).await.unwrap();
+            (stream, seen)
+        });
+        assert_eq!(drivers() > 0, by_threads);
+        drop(ours);
+        assert_eq!(kernels.block_on(stream.write(b"late")).unwrap_err().to_string(), GONE);
+        assert_eq!(kernels.block_on(soon(seen)).unwrap().unwrap(), LOAD);
         kernels.block_on(soon(until(|| drivers() == 0)));
-        return;
-    }
-    let name = "the_default_stack_ends_with_its_runtime_whatever_drives_it";
-    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
-    let output = again.args(["--exact", name]).env("RAWTCP_DRIVER", "thread").output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains(" 1 passed"), "{text}");
+    });
+}
+
+/// Who comes second has made one as well, and lets it go, on a thread of the runtime.
+#[test]
+fn tasks_that_want_the_default_stack_at_once_get_the_same() {
+    alone("tasks_that_want_the_default_stack_at_once_get_the_same", |_| {
+        for _ in 0..10 {
+            let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(async {
+                let barrier = std::sync::Arc::new(std::sync::Barrier::new(2));
+                let one = || {
+                    let barrier = barrier.clone();
+                    tokio::spawn(async move {
+                        barrier.wait();
+                        Stack::current().map(|stack| stack.stats().received_by.len())
+                    })
+                };
+                for task in [one(), one()] {
+                    assert!(soon(task).await.unwrap().unwrap() > 0);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_default_stack_that_was_closed_leaves_nothing_behind() {
+    alone("a_default_stack_that_was_closed_leaves_nothing_behind", |_| {
+        let is_socket = |link: std::path::PathBuf| link.to_string_lossy().starts_with("socket:");
+        let sockets = || {
+            let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            descriptors.filter(|descriptor| std::fs::read_link(descriptor.path()).is_ok_and(is_socket)).count()
+        };
+        ours().block_on(async {
+            let before = sockets();
+            for _ in 0..3 {
+                let stack = Stack::current().unwrap();
+                assert!(sockets() > before);
+                soon(stack.close()).await;
+                soon(until(|| sockets() == before)).await;
+            }
+        });
+    });
 }
 
 #[test]
