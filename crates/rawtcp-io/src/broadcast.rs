@@ -12,8 +12,11 @@ use crate::network::rtnl::Rtnl;
 /// Destinations remembered. Who receives for more of them asks again and again.
 const MAX: usize = 1024;
 
-/// How long an answer holds.
+/// How long it holds that a destination is one host's.
 const HOLDS: Duration = Duration::from_secs(30);
+
+/// How long it holds that it is a broadcast address: it may become ours, and is not to be dropped for long then.
+const BROADCAST_HOLDS: Duration = Duration::from_secs(1);
 
 /// Questions a second: each costs some 10 µs. Beyond that a destination is taken for one host's, as nearly all are:
 /// nothing is dropped, and no flood buys more than a hundredth of a core.
@@ -73,7 +76,7 @@ impl Asked {
     /// Whether it is a broadcast address; `None` where that is not known.
     fn answer(&mut self, destination: Ipv4Addr, now: Instant) -> Option<bool> {
         if let Some(&(is_broadcast, at)) = self.known.get(&destination)
-            && now.duration_since(at) < HOLDS
+            && now.duration_since(at) < if is_broadcast { BROADCAST_HOLDS } else { HOLDS }
         {
             return Some(is_broadcast);
         }
@@ -138,10 +141,12 @@ mod tests {
             let answer = asked.answer(ip, start + Duration::from_secs(seconds));
             (answer, asked.questions, asked.known.len())
         };
-        assert_eq!(ask(ALL, 0), (Some(true), 1, 1));
-        assert_eq!(ask(ALL, 29), (Some(true), 1, 1));
-        assert_eq!(ask(ALL, 30), (Some(true), 1, 1), "a question in a new second");
-        for i in 1..QUESTIONS {
+        assert_eq!(ask(HOME, 0), (Some(false), 1, 1));
+        assert_eq!([0, 0, 1].map(|seconds| ask(ALL, seconds).1), [2, 2, 1], "a question in a new second");
+        assert_eq!(ask(HOME, 29), (Some(false), 1, 2));
+        assert_eq!(ask(HOME, 30), (Some(false), 1, 2), "a question in a new second");
+        assert_eq!(ask(ALL, 30), (Some(true), 2, 2));
+        for i in 2..QUESTIONS {
             assert_eq!(ask(Ipv4Addr::from_bits(0x7f00_0001 + i), 30).1, 1 + i);
         }
         let unasked = ask(Ipv4Addr::new(127, 9, 9, 9), 30);
