@@ -227,25 +227,32 @@ fn a_full_interface_says_when_there_is_room() -> Outcome {
         segment_size: 0,
         checksum: TxChecksum::Complete,
     };
-    for _ in 0..3 {
-        let mut sent = 0;
-        loop {
-            match device.send(&[full]) {
-                (1, None) => sent += 1,
-                (0, Some(SendError::WouldBlock)) => break,
-                other => panic!("{other:?}"),
-            }
-            assert!(sent < 1000, "it is never full");
-        }
-        assert!(sent > 0, "there was no room");
-        let writable = device.writable_fd().ok_or("a descriptor")?;
-        assert_eq!(poll(&mut [Interest::writable(writable)], Some(PATIENCE))?, 1, "nobody says that there is room");
-    }
+    says_when_there_is_room(&device, full)?;
     // What waits for that receives all the same.
     wire.send(40, 7)?;
     wait(&device)?;
     let mut batch = RxBatch::new(1);
     device.recv(&mut batch)?;
     assert_eq!(batch.packet(0).1, packet(40, 7));
+    Ok(())
+}
+
+/// Fills a device with a packet, again and again, and has it say each time that there is room.
+pub(crate) fn says_when_there_is_room(device: &dyn PacketIo, packet: TxPacket<'_>) -> Outcome {
+    for _ in 0..3 {
+        let mut sent = 0;
+        loop {
+            match device.send(&[packet]) {
+                (1, None) => sent += 1,
+                (0, Some(SendError::WouldBlock)) => break,
+                other => panic!("{}: {other:?}", device.name()),
+            }
+            assert!(sent < 1000, "{}: it is never full", device.name());
+        }
+        assert!(sent > 0, "{}: there was no room", device.name());
+        let writable = device.writable_fd().ok_or("a descriptor")?;
+        let ready = poll(&mut [Interest::writable(writable)], Some(PATIENCE))?;
+        assert_eq!(ready, 1, "{}: nobody says that there is room", device.name());
+    }
     Ok(())
 }

@@ -2,13 +2,12 @@
 
 use crate::common::{Outcome, PATIENCE, iproute2};
 use crate::ethernet::run;
+use crate::packet_device::says_when_there_is_room;
 use crate::tests;
 use rawtcp_io::afpacket_raw::{PacketOptions, PacketSocket};
 use rawtcp_io::network::Network;
 use rawtcp_io::wait::{Interest, poll};
-use rawtcp_io::{
-    PacketIo, PortSet, RawConfig, RawIpV4, RawIpV6, ReadySource, RxBatch, SendError, TxChecksum, TxPacket,
-};
+use rawtcp_io::{PacketIo, PortSet, RawConfig, RawIpV4, RawIpV6, ReadySource, RxBatch, TxChecksum, TxPacket};
 use rawtcp_lab::topology::{CLIENT_V4, CLIENT_V6, INTERFACE, Pair, SERVER_V4};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr};
@@ -28,10 +27,6 @@ fn v4(destination: Ipv4Addr) -> Vec<u8> {
     packet[10..12].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
     packet.extend([&1_u16.to_be_bytes()[..], &PORT.to_be_bytes(), &[0; 16]].concat());
     packet
-}
-
-fn to_be_sent<'a>(dst: IpAddr, slices: &'a [IoSlice<'a>]) -> TxPacket<'a> {
-    TxPacket { dst, scope: 0, link: None, slices, segment_size: 0, checksum: TxChecksum::Complete }
 }
 
 /// A router that knows no better, or an attacker, sends it so (RFC 1812 §5.3.5): the link does not tell.
@@ -78,20 +73,9 @@ fn a_full_interface_says_when_there_is_room() -> Outcome {
         .run(|| io::Result::Ok((RawIpV4::open(&RawConfig::default())?, RawIpV6::open(&RawConfig::default())?)))?;
     for (device, dst, packet) in [(&device4 as &dyn PacketIo, CLIENT_V4, v4), (&device6, CLIENT_V6, v6)] {
         let slices = [IoSlice::new(&packet)];
-        for _ in 0..3 {
-            let mut sent = 0;
-            loop {
-                match device.send(&[to_be_sent(dst, &slices)]) {
-                    (1, None) => sent += 1,
-                    (0, Some(SendError::WouldBlock)) => break,
-                    other => panic!("{other:?}"),
-                }
-                assert!(sent < 1000, "{dst}: it is never full");
-            }
-            assert!(sent > 0, "{dst}: there was no room");
-            let writable = device.writable_fd().ok_or("a descriptor")?;
-            assert_eq!(poll(&mut [Interest::writable(writable)], Some(PATIENCE))?, 1, "{dst}: nobody says so");
-        }
+        let full =
+            TxPacket { dst, scope: 0, link: None, slices: &slices, segment_size: 0, checksum: TxChecksum::Complete };
+        says_when_there_is_room(device, full)?;
     }
     Ok(())
 }

@@ -51,7 +51,7 @@ impl End {
             _ => Command::new(own),
         };
         command.arg("role").stdin(Stdio::piped()).stdout(Stdio::piped());
-        command.env_remove("RAWTCP_DEVICE").env_remove("RAWTCP_CONGESTION");
+        command.env_remove("RAWTCP_DEVICE").env_remove("RAWTCP_CONGESTION").env_remove("RAWTCP_DRIVER");
         command.env("RAWTCP_DRIVERS", job.drivers.to_string());
         let tun = launch.tun.then(|| tun::device(name));
         if let Some(device) = tun.as_ref().or(launch.device.as_ref()) {
