@@ -28,7 +28,7 @@ mod report;
 pub(crate) mod rr;
 pub(crate) mod tun;
 
-use plan::{Figure, Group, Offloads, Path, Setup};
+use plan::{Figure, Group, Layout, Offloads, Path, Setup};
 
 /// Measure rawtcp against the kernel's TCP, in network namespaces made for it.
 ///
@@ -398,9 +398,13 @@ impl Place {
     fn run(&self, setup: &Setup, launch: &Launch, length: Duration) -> io::Result<Metrics> {
         let before = [drops::count(&self.client)?, drops::count(&self.server)?];
         let backlog = drops::backlog();
-        let mut metrics = match setup.in_one_process {
-            true => self.run_together(setup, launch, length)?,
-            false => end::pair([&self.client, &self.server], [&setup.client, &setup.server], launch, length)?,
+        let pair = || Box::new((setup.server.clone(), setup.client.clone()));
+        let mut metrics = match setup.layout {
+            Layout::Processes => {
+                end::pair([&self.client, &self.server], [&setup.client, &setup.server], launch, length)?
+            }
+            Layout::Threads => self.run_together(Work::Both(pair()), &setup.client, launch, length)?,
+            Layout::OneThread => self.run_together(Work::ByTurns(pair()), &setup.client, launch, length)?,
         };
         derive(&mut metrics);
         for ((name, host), before) in [("client.", &self.client), ("server.", &self.server)].into_iter().zip(before) {
@@ -410,9 +414,9 @@ impl Place {
         Ok(metrics)
     }
 
-    fn run_together(&self, setup: &Setup, launch: &Launch, length: Duration) -> io::Result<Metrics> {
-        let pair = Box::new((setup.server.clone(), setup.client.clone()));
-        let job = Job { work: Work::Both(pair), ..setup.client.clone() };
+    /// Both ends in one process, which runs under the client's conditions.
+    fn run_together(&self, work: Work, client: &Job, launch: &Launch, length: Duration) -> io::Result<Metrics> {
+        let job = Job { work, ..client.clone() };
         let mut both = End::start(&self.client, "both", &job, launch)?;
         both.wait_ready()?;
         let (machine, start) = (Machine::now()?, Instant::now());

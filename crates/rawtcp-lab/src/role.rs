@@ -11,6 +11,7 @@ use rawtcp::{Device, Driver, Stack, StackBuilder};
 use rawtcp_io::mem::{self, MemConfig, MemDevice};
 use rawtcp_lab::topology::{CLIENT_V4, SERVER_V4};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::bench::{bulk, connect, deadlines, idle, limit, rr};
 use crate::measure::control::{Control, Word, say};
@@ -59,6 +60,8 @@ pub(crate) enum Work {
     Absorb(deadlines::Absorb),
     /// Both ends in one process, each on a thread: the server, then the client.
     Both(Box<(Job, Job)>),
+    /// Both of our ends by turns on one thread, with a link in memory between them: the server and the client.
+    ByTurns(Box<(Job, Job)>),
 }
 
 impl Work {
@@ -77,7 +80,7 @@ impl Work {
             | Work::Silence(limit::Silence { at })
             | Work::Emit(deadlines::Emit { to: at, .. })
             | Work::Absorb(deadlines::Absorb { at, .. }) => Some(at),
-            Work::Both(_) => None,
+            Work::Both(_) | Work::ByTurns(_) => None,
         }
     }
 
@@ -128,9 +131,21 @@ fn run(job: Job, control: Control, memory: Option<Memory>) -> io::Result<Metrics
     }
     match (&job.work, job.whose) {
         (Work::Both(pair), _) => both(pair.0.clone(), pair.1.clone(), control),
+        (Work::ByTurns(pair), _) => by_turns(&pair.0, &pair.1, control),
         (_, Whose::Ours) => on_runtime::<Ours>(job, control, memory),
         (_, Whose::Kernel) => on_runtime::<Kernel>(job, control, None),
     }
+}
+
+fn stack_on((device, address): Memory) -> io::Result<Stack> {
+    let device = Device::Own { io: Arc::new(device), addresses: vec![address] };
+    Stack::builder().device(device).build()
+}
+
+/// The ends of a link in memory: the client's and the server's.
+fn memory() -> [Memory; 2] {
+    let (ours, theirs) = mem::pair(MemConfig::default());
+    [(ours, CLIENT_V4), (theirs, SERVER_V4)]
 }
 
 fn on_runtime<N: Net>(job: Job, control: Control, memory: Option<Memory>) -> io::Result<Metrics> {
@@ -149,12 +164,11 @@ fn on_runtime<N: Net>(job: Job, control: Control, memory: Option<Memory>) -> io:
         if job.drive.thread && job.whose == Whose::Ours {
             // The thread stays where this one is when it starts it.
             job.drive.processor.map(cpu::pin).transpose()?;
-            Ours::use_stack(StackBuilder::from_env()?.driver(Driver::Thread).build()?);
+            Ours::use_stacks(vec![StackBuilder::from_env()?.driver(Driver::Thread).build()?]);
             job.processor.map(cpu::pin).transpose()?;
         }
-        if let Some((device, address)) = memory {
-            let device = Device::Own { io: Arc::new(device), addresses: vec![address] };
-            Ours::use_stack(Stack::builder().device(device).build()?);
+        if let Some(end) = memory {
+            Ours::use_stacks(vec![stack_on(end)?]);
         }
         let mut metrics = work::<N>(&job, control).await?;
         for (name, count) in N::faults()? {
@@ -180,7 +194,7 @@ async fn work<N: Net>(job: &Job, mut control: Control) -> io::Result<Metrics> {
         Work::Silence(work) => limit::silence(work, control).await,
         Work::Emit(work) => deadlines::emit::<N>(work, congestion, control).await,
         Work::Absorb(work) => deadlines::absorb::<N>(work, congestion, control).await,
-        Work::Both(_) => Err(io::Error::other("a pair inside a pair")),
+        Work::Both(_) | Work::ByTurns(_) => Err(io::Error::other("a pair inside a pair")),
     }
 }
 
@@ -188,8 +202,7 @@ async fn work<N: Net>(job: &Job, mut control: Control) -> io::Result<Metrics> {
 fn both(server: Job, client: Job, control: Control) -> io::Result<Metrics> {
     let mut ends = [None, None];
     if std::env::var_os("RAWTCP_DEVICE").is_some_and(|device| device == MEMORY) {
-        let (ours, theirs) = mem::pair(MemConfig::default());
-        ends = [Some((ours, CLIENT_V4)), Some((theirs, SERVER_V4))];
+        ends = memory().map(Some);
     }
     let [client_end, server_end] = ends;
     let (ready, is_ready) = channel();
@@ -205,6 +218,29 @@ fn both(server: Job, client: Job, control: Control) -> io::Result<Metrics> {
     let client = run(client, control, client_end)?;
     leash.send("stop".to_owned()).ok();
     let server = server.join().map_err(|_| panicked())??;
+    let mut metrics = Metrics::new();
+    merge(&mut metrics, "client.", &client);
+    merge(&mut metrics, "server.", &server);
+    Ok(metrics)
+}
+
+/// Runs both ends here as tasks of one runtime of this thread.
+fn by_turns(server: &Job, client: &Job, control: Control) -> io::Result<Metrics> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (server, client) = runtime.block_on(async {
+        let [client_end, server_end] = memory();
+        Ours::use_stacks(vec![stack_on(client_end)?, stack_on(server_end)?]);
+        let is_ready = Arc::new(Notify::new());
+        let ready = is_ready.clone();
+        let (leash, inner) = Control::inside(move || ready.notify_one());
+        let lead = async {
+            is_ready.notified().await;
+            let metrics = work::<Ours>(client, control).await;
+            leash.send("stop".to_owned()).ok();
+            metrics
+        };
+        tokio::try_join!(work::<Ours>(server, inner), lead)
+    })?;
     let mut metrics = Metrics::new();
     merge(&mut metrics, "client.", &client);
     merge(&mut metrics, "server.", &server);

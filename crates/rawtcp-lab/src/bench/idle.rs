@@ -15,7 +15,8 @@ use crate::measure::cpu::Machine;
 use crate::measure::net::Net;
 use crate::measure::{Metrics, cpu, merge};
 
-/// The client: a busy stream alone, all the connections, nothing for a while, a busy stream beside them.
+/// The client: a busy stream alone (one more before it is not counted), all the connections, nothing for a while, a busy stream
+/// beside them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Hold {
     /// Where the busy streams go; the idle connections go to the ports behind it.
@@ -54,6 +55,8 @@ pub(crate) async fn hold<N: Net>(work: &Hold, congestion: &str, control: &mut Co
     cpu::allow_descriptors(work.connections as u64 + 10_000);
     control.ready();
     control.next().await;
+    // The first stream of a process finds memory that nobody has touched yet.
+    busy::<N>(work, congestion, "", &mut Metrics::new()).await?;
     let mut metrics = Metrics::new();
     busy::<N>(work, congestion, "alone_", &mut metrics).await?;
     let (resident, slab) = (cpu::resident(), cpu::slab());
@@ -91,20 +94,22 @@ async fn busy<N: Net>(work: &Hold, congestion: &str, prefix: &str, metrics: &mut
     while Instant::now() < warm {
         stream.write_all(&block).await?;
     }
-    let (start, machine) = (Instant::now(), Machine::now()?);
+    let (start, machine, process) = (Instant::now(), Machine::now()?, cpu::process());
     let mut sent = 0;
     while start.elapsed().as_secs_f64() < work.seconds {
         stream.write_all(&block).await?;
         sent += block.len();
     }
     let (seconds, machine) = (start.elapsed().as_secs_f64(), Machine::now()?.since(machine));
+    let process = (cpu::process() - process).as_secs_f64();
     stream.shutdown().await?;
     if stream.read(&mut [0]).await? != 0 {
         return Err(io::Error::other("the server sent something"));
     }
     metrics.insert(format!("{prefix}gbit_s"), sent as f64 * 8.0 / 1e9 / seconds);
     metrics.insert(format!("{prefix}cpu_s_per_gb"), machine.busy / (sent as f64 / 1e9));
-    metrics.insert(format!("{prefix}cpu_us_per_segment"), machine.busy * 1e6 / (sent as f64 / MSS));
+    // Of both ends where this process is both.
+    metrics.insert(format!("{prefix}cpu_us_per_segment"), process * 1e6 / (sent as f64 / MSS));
     Ok(())
 }
 

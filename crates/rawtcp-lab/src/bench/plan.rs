@@ -104,14 +104,24 @@ const SCALE: &[Figure] = &[
 ];
 const LIMIT: &[Figure] = &[figure("payload", "gbit_s", "Gbit/s", Better::Higher)];
 
+/// Where two ends run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// Each in a process.
+    Processes,
+    /// In one process, each on a thread.
+    Threads,
+    /// In one process, by turns on one thread.
+    OneThread,
+}
+
 /// Two ends.
 #[derive(Clone, Debug)]
 pub(super) struct Setup {
     pub(super) label: String,
     pub(super) client: Job,
     pub(super) server: Job,
-    /// What stays inside a process.
-    pub(super) in_one_process: bool,
+    pub(super) layout: Layout,
 }
 
 impl Setup {
@@ -246,7 +256,8 @@ impl Bench {
         adapt: impl Fn(Job) -> Job,
     ) -> Setup {
         let [client, server] = ends.map(|(whose, work)| adapt(self.job(whose, work, conditions)));
-        Setup { label: label.into(), client, server, in_one_process: is_in_process(&conditions.device) }
+        let layout = if is_in_process(&conditions.device) { Layout::Threads } else { Layout::Processes };
+        Setup { label: label.into(), client, server, layout }
     }
 
     /// The kernel at both ends, and ours where `directions` say; the client is the sender.
@@ -388,7 +399,7 @@ impl Bench {
         let group = |connections: &usize| {
             let title = format!("{connections} idle connections, {}", conditions.title);
             // Phases, and time to open them.
-            let seconds = self.seconds * 3.0 + *connections as f64 / 2_000.0;
+            let seconds = self.seconds * 4.0 + *connections as f64 / 2_000.0;
             let conditions = Conditions { title, figures: IDLE, seconds, ..conditions.clone() };
             let (at, connections, ports, chunk) = (conditions.at, *connections, IDLE_PORTS, CHUNK);
             let seconds = self.seconds;
@@ -417,11 +428,13 @@ impl Bench {
             let client = Work::Hold(idle::Hold { to: at, ports, connections, seconds, chunk });
             let server = Work::Keep(idle::Keep { at, ports, connections, chunk });
             let ends = [client, server].map(|work| (Whose::Ours, work));
-            self.setup(&conditions, format!("{connections} connections"), ends, |job| job)
+            let setup = self.setup(&conditions, format!("{connections} connections"), ends, |job| job);
+            // What passes between two processors would vary more than what is measured.
+            Setup { layout: Layout::OneThread, ..setup }
         };
         let most = self.scale.iter().copied().max().unwrap_or(1);
         let others = self.scale.iter().map(|connections| setup(*connections)).collect();
-        let length = Duration::from_secs_f64(seconds * 3.0 + most as f64 / 2_000.0);
+        let length = Duration::from_secs_f64(seconds * 4.0 + most as f64 / 2_000.0);
         Group { path: Path::Lo, length, ..self.of(&conditions, setup(1), others) }
     }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
-use rawtcp::{DropReason, Stack};
+use rawtcp::{DropReason, Stack, StackStats};
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -46,21 +46,36 @@ pub(crate) trait Net: 'static {
     fn faults() -> io::Result<Metrics>;
 }
 
-/// rawtcp, with the device of `RAWTCP_DEVICE`, or on the stack given to [`Ours::use_stack`].
+/// rawtcp, with the device of `RAWTCP_DEVICE`, or on the stacks given to [`Ours::use_stacks`].
 pub(crate) enum Ours {}
 
 thread_local! {
-    static STACK: RefCell<Option<Stack>> = const { RefCell::new(None) };
+    static STACKS: RefCell<Vec<Stack>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Ours {
-    /// Lets everything on this thread happen on this stack from now on.
-    pub(crate) fn use_stack(stack: Stack) {
-        STACK.with(|own| own.replace(Some(stack)));
+    /// Lets everything on this thread happen on these stacks from now on: the first one connects, the last one listens.
+    pub(crate) fn use_stacks(stacks: Vec<Stack>) {
+        STACKS.with(|own| own.replace(stacks));
     }
 
-    fn socket(like: SocketAddr) -> io::Result<rawtcp::net::TcpSocket> {
-        let own = STACK.with(|own| own.borrow().clone());
+    fn stacks() -> Vec<Stack> {
+        STACKS.with(|own| own.borrow().clone())
+    }
+
+    fn counted(stats: &StackStats) -> [(&'static str, u64); 7] {
+        [
+            ("stack.packets_lost", stats.packets_lost),
+            ("stack.receive_queue_drops", stats.receive_queue_drops),
+            ("stack.packets_truncated", stats.packets_truncated),
+            ("stack.broken", stats.broken),
+            ("stack.wrong_checksum", stats.drops(DropReason::Checksum)),
+            ("stack.accept_queue_full", stats.drops(DropReason::AcceptQueueFull)),
+            ("stack.syn_queue_full", stats.drops(DropReason::SynQueueFull)),
+        ]
+    }
+
+    fn socket(own: Option<&Stack>, like: SocketAddr) -> io::Result<rawtcp::net::TcpSocket> {
         Ok(match (own, like.is_ipv4()) {
             (Some(stack), true) => stack.socket_v4(),
             (Some(stack), false) => stack.socket_v6(),
@@ -78,7 +93,7 @@ impl Net for Ours {
     type Listener = rawtcp::net::TcpListener;
 
     fn listen(at: SocketAddr, congestion: &str) -> io::Result<Self::Listener> {
-        let socket = Self::socket(at)?;
+        let socket = Self::socket(Self::stacks().last(), at)?;
         socket.set_reuseaddr(true)?;
         socket.set_congestion(congestion)?;
         socket.bind(at)?;
@@ -90,7 +105,7 @@ impl Net for Ours {
     }
 
     async fn connect(to: SocketAddr, congestion: &str) -> io::Result<Self::Stream> {
-        let socket = Self::socket(to)?;
+        let socket = Self::socket(Self::stacks().first(), to)?;
         socket.set_congestion(congestion)?;
         socket.connect(to).await
     }
@@ -132,22 +147,19 @@ impl Net for Ours {
     }
 
     fn faults() -> io::Result<Metrics> {
-        let own = STACK.with(|own| own.borrow().clone());
-        let stats = own.map_or_else(Stack::current, Ok)?.stats();
-        Ok([
-            ("stack.packets_lost", stats.packets_lost),
-            ("stack.receive_queue_drops", stats.receive_queue_drops),
-            ("stack.packets_truncated", stats.packets_truncated),
-            ("stack.broken", stats.broken),
-            ("stack.wrong_checksum", stats.drops(DropReason::Checksum)),
-            ("stack.accept_queue_full", stats.drops(DropReason::AcceptQueueFull)),
-            ("stack.syn_queue_full", stats.drops(DropReason::SynQueueFull)),
-        ]
-        .map(|(name, count)| (name.to_owned(), count as f64))
-        .into())
+        let mut stacks = Self::stacks();
+        if stacks.is_empty() {
+            stacks.push(Stack::current()?);
+        }
+        let mut faults = Metrics::new();
+        for stats in stacks.iter().map(Stack::stats) {
+            for (name, count) in Self::counted(&stats) {
+                *faults.entry(name.to_owned()).or_default() += count as f64;
+            }
+        }
+        Ok(faults)
     }
 }
-
 impl Net for Kernel {
     type Stream = tokio::net::TcpStream;
     type Listener = tokio::net::TcpListener;

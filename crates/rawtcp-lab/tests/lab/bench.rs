@@ -62,3 +62,25 @@ pub(crate) fn goes_over_tun() -> Result {
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("--mtu 1500"));
     Ok(())
 }
+
+/// With a thread for each end, and both by turns on one.
+pub(crate) fn stays_in_one_process() -> Result {
+    let over_memory = "--device memory --workload bulk --pairs 1 --seconds 0.05";
+    let scale = "--workload scale --scale 8 --pairs 1 --seconds 0.05";
+    for (command, setup, figure) in
+        [(over_memory, "ours↔ours", "throughput"), (scale, "8 connections", "CPU for 1448 B")]
+    {
+        let json = std::env::temp_dir().join(format!("rawtcp-bench-inside-{}", std::process::id()));
+        let output = bench(command).arg("--json").arg(&json).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&std::fs::read(&json)?)?;
+        std::fs::remove_file(json)?;
+        let mut lines = report["lines"].as_array().ok_or("no lines")?.iter();
+        let line = lines.find(|line| line["setup"] == setup && line["figure"] == figure).ok_or(figure)?;
+        for value in ["ours", "baseline", "ratio"] {
+            assert!(line[value]["median"].as_f64().is_some_and(|value| value > 0.0), "{line}");
+        }
+    }
+    Ok(())
+}

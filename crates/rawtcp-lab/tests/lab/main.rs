@@ -66,6 +66,7 @@ rawtcp_lab::privileged_tests!(
     capture::writes_a_file,
     bench::compares_both_stacks,
     bench::says_what_is_wrong,
+    bench::stays_in_one_process,
     bench::goes_over_tun => rawtcp_lab::harness::tun_device,
     goodput::compares_on_one_link_and_goes_on_from_a_file,
 );
