@@ -18,3 +18,11 @@ pub(crate) type Metrics = BTreeMap<String, f64>;
 pub(crate) fn merge(into: &mut Metrics, prefix: &str, other: &Metrics) {
     into.extend(other.iter().map(|(name, value)| (format!("{prefix}{name}"), *value)));
 }
+
+/// What both ends said, each name with its end in front.
+pub(crate) fn of_both(client: &Metrics, server: &Metrics) -> Metrics {
+    let mut metrics = Metrics::new();
+    merge(&mut metrics, "client.", client);
+    merge(&mut metrics, "server.", server);
+    metrics
+}

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::bench::{bulk, connect, deadlines, idle, limit, rr};
 use crate::measure::control::{Control, Word, say};
 use crate::measure::net::{Kernel, Net, Ours, Whose};
-use crate::measure::{Metrics, cpu, merge};
+use crate::measure::{Metrics, cpu, of_both};
 
 /// One end's orders.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -218,13 +218,10 @@ fn both(server: Job, client: Job, control: Control) -> io::Result<Metrics> {
     let client = run(client, control, client_end)?;
     leash.send("stop".to_owned()).ok();
     let server = server.join().map_err(|_| panicked())??;
-    let mut metrics = Metrics::new();
-    merge(&mut metrics, "client.", &client);
-    merge(&mut metrics, "server.", &server);
-    Ok(metrics)
+    Ok(of_both(&client, &server))
 }
 
-/// Runs both ends here as tasks of one runtime of this thread.
+/// Runs both ends here, by turns on one runtime of this thread.
 fn by_turns(server: &Job, client: &Job, control: Control) -> io::Result<Metrics> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (server, client) = runtime.block_on(async {
@@ -241,8 +238,5 @@ fn by_turns(server: &Job, client: &Job, control: Control) -> io::Result<Metrics>
         };
         tokio::try_join!(work::<Ours>(server, inner), lead)
     })?;
-    let mut metrics = Metrics::new();
-    merge(&mut metrics, "client.", &client);
-    merge(&mut metrics, "server.", &server);
-    Ok(metrics)
+    Ok(of_both(&client, &server))
 }

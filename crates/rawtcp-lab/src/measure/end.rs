@@ -11,7 +11,7 @@ use rawtcp_lab::netns::{Namespace, Program};
 use super::control::Word;
 use super::cpu::Machine;
 use super::net::Whose;
-use super::{Metrics, merge};
+use super::{Metrics, of_both};
 use crate::bench::tun;
 use crate::role::Job;
 
@@ -151,10 +151,8 @@ pub(crate) fn pair(
     // A server that has no end of its own comes to it; to the others it is no news.
     server.go().ok();
     let server_says = server.result(Duration::ZERO)?;
-    let mut metrics = Metrics::new();
+    let mut metrics = of_both(&client_says, &server_says);
     machine_cost(&mut metrics, machine, start)?;
-    merge(&mut metrics, "client.", &client_says);
-    merge(&mut metrics, "server.", &server_says);
     client.finish()?;
     server.finish()?;
     Ok(metrics)

@@ -56,11 +56,7 @@ thread_local! {
 impl Ours {
     /// Lets everything on this thread happen on these stacks from now on: the first one connects, the last one listens.
     pub(crate) fn use_stacks(stacks: Vec<Stack>) {
-        STACKS.with(|own| own.replace(stacks));
-    }
-
-    fn stacks() -> Vec<Stack> {
-        STACKS.with(|own| own.borrow().clone())
+        STACKS.set(stacks);
     }
 
     fn counted(stats: &StackStats) -> [(&'static str, u64); 7] {
@@ -75,12 +71,12 @@ impl Ours {
         ]
     }
 
-    fn socket(own: Option<&Stack>, like: SocketAddr) -> io::Result<rawtcp::net::TcpSocket> {
-        Ok(match (own, like.is_ipv4()) {
-            (Some(stack), true) => stack.socket_v4(),
-            (Some(stack), false) => stack.socket_v6(),
-            (None, true) => rawtcp::net::TcpSocket::new_v4()?,
-            (None, false) => rawtcp::net::TcpSocket::new_v6()?,
+    fn socket(choose: fn(&[Stack]) -> Option<&Stack>, like: SocketAddr) -> io::Result<rawtcp::net::TcpSocket> {
+        STACKS.with_borrow(|own| match (choose(own), like.is_ipv4()) {
+            (Some(stack), true) => Ok(stack.socket_v4()),
+            (Some(stack), false) => Ok(stack.socket_v6()),
+            (None, true) => rawtcp::net::TcpSocket::new_v4(),
+            (None, false) => rawtcp::net::TcpSocket::new_v6(),
         })
     }
 }
@@ -93,7 +89,7 @@ impl Net for Ours {
     type Listener = rawtcp::net::TcpListener;
 
     fn listen(at: SocketAddr, congestion: &str) -> io::Result<Self::Listener> {
-        let socket = Self::socket(Self::stacks().last(), at)?;
+        let socket = Self::socket(<[Stack]>::last, at)?;
         socket.set_reuseaddr(true)?;
         socket.set_congestion(congestion)?;
         socket.bind(at)?;
@@ -105,7 +101,7 @@ impl Net for Ours {
     }
 
     async fn connect(to: SocketAddr, congestion: &str) -> io::Result<Self::Stream> {
-        let socket = Self::socket(Self::stacks().first(), to)?;
+        let socket = Self::socket(<[Stack]>::first, to)?;
         socket.set_congestion(congestion)?;
         socket.connect(to).await
     }
@@ -147,7 +143,7 @@ impl Net for Ours {
     }
 
     fn faults() -> io::Result<Metrics> {
-        let mut stacks = Self::stacks();
+        let mut stacks = STACKS.with_borrow(Vec::clone);
         if stacks.is_empty() {
             stacks.push(Stack::current()?);
         }
@@ -160,6 +156,7 @@ impl Net for Ours {
         Ok(faults)
     }
 }
+
 impl Net for Kernel {
     type Stream = tokio::net::TcpStream;
     type Listener = tokio::net::TcpListener;
