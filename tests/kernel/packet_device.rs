@@ -1,19 +1,24 @@
 //! The AF_PACKET device alone: what comes by its receive ring and what by its queue.
 
-use crate::common::{Outcome, PATIENCE, iproute2};
+use crate::common::{Outcome, PATIENCE, addr, iproute2, kernel_listener, once_told, send, soon};
 use crate::ethernet::run;
 use crate::tests;
+use rawtcp::{Device, Stack};
 use rawtcp_io::afpacket_raw::{PacketOptions, PacketSocket};
 use rawtcp_io::network::{Interface, Mac, Network};
 use rawtcp_io::wait::{Interest, poll};
 use rawtcp_io::{
     Drained, PacketConfig, PacketDevice, PacketIo, PortSet, ReadySource, RxBatch, SendError, TxChecksum, TxPacket,
 };
+use rawtcp_lab::emulator::EmulatorConfig;
 use rawtcp_lab::netns::Namespace;
-use rawtcp_lab::topology::{INTERFACE, Pair};
+use rawtcp_lab::topology::{Emulated, INTERFACE, Pair, SERVER_V4};
+use rawtcp_sim::LinkConfig;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
 
 tests!(
     packets_of_all_sizes_come_in_order_by_the_ring,
@@ -21,6 +26,9 @@ tests!(
     large_packets_come_a_few_at_a_time,
     losses_of_a_full_ring_are_counted_exactly,
     losses_of_a_full_queue_are_counted_exactly,
+    another_device_takes_over_when_more_is_expected => large_queues,
+    nothing_is_lost_while_another_device_takes_over => large_queues,
+    a_peer_far_away_gets_a_window_larger_than_the_small_ring => large_queues,
     an_interface_that_goes_down_is_an_error_once,
     a_full_interface_says_when_there_is_room => iproute2,
 );
@@ -186,6 +194,147 @@ fn losses_of_a_full_queue_are_counted_exactly() -> Outcome {
     assert_eq!((small, large + device.drops()), (20, 40));
     assert!((2..40).contains(&large), "{large} of 40");
     Ok(())
+}
+
+/// A queue larger than the small ring is of use, which a system may refuse.
+fn large_queues() -> io::Result<()> {
+    const SETTING: &str = "/proc/sys/net/core/rmem_max";
+    let most: usize = std::fs::read_to_string(SETTING)?.trim().parse().map_err(io::Error::other)?;
+    let enough = most >= 4 << 20;
+    if enough { Ok(()) } else { Err(io::Error::other(format!("{SETTING} of 4194304 or more"))) }
+}
+
+/// Two devices of the server, of which the first has a ring of so many frames.
+fn near_and_far(pair: &Pair, frames: usize) -> io::Result<(PacketDevice, Arc<PacketDevice>, Wire)> {
+    let (near, far, mac) = pair.server.run(|| {
+        let interface = interface()?;
+        let (near, far) = PacketDevice::open_near_and_far(&interface, frames, &PacketConfig::default())?;
+        let far = far.ok_or_else(|| io::Error::other("one device is enough"))?;
+        // As stacks do: in this order.
+        near.set_ports(&PortSet::from_iter([PORT]))?;
+        far.set_ports(&PortSet::from_iter([PORT]))?;
+        io::Result::Ok((near, far, interface.mac()))
+    })?;
+    assert!(near.recv_queue_bytes() < far.recv_queue_bytes());
+    Ok((near, far, Wire::new(&pair.client, mac)?))
+}
+
+/// The numbers of the packets that a device has.
+fn numbers(device: &PacketDevice) -> io::Result<Vec<u32>> {
+    let (mut batch, mut numbers) = (RxBatch::new(64), Vec::new());
+    loop {
+        let drained = device.recv(&mut batch)?;
+        numbers.extend(
+            batch.iter().map(|(_, packet)| u32::from_be_bytes([packet[24], packet[25], packet[26], packet[27]])),
+        );
+        if drained == Drained::Yes {
+            return Ok(numbers);
+        }
+    }
+}
+
+fn another_device_takes_over_when_more_is_expected() -> Outcome {
+    let pair = Pair::new()?;
+    let (near, far, wire) = near_and_far(&pair, 240)?;
+    (0..100).try_for_each(|number| wire.send(1500, number))?;
+    // Those may wait while the other one begins.
+    near.expect_more()?;
+    near.expect_more()?;
+    (100..3000).try_for_each(|number| wire.send(1500, number))?;
+    assert!(numbers(&near)?.into_iter().eq(0..100));
+    let (mut received, until) = (Vec::new(), Instant::now() + PATIENCE);
+    while received.len() < 2900 && Instant::now() < until {
+        received.extend(numbers(&far)?);
+    }
+    assert!(received.into_iter().eq(100..3000));
+    // Other ports are the other one's, too.
+    for device in [&near, &*far] {
+        device.set_ports(&PortSet::from_iter([PORT, PORT + 1]))?;
+    }
+    wire.send(1500, 3000)?;
+    wait(&far)?;
+    assert_eq!((numbers(&near)?, numbers(&far)?), (vec![], vec![3000]));
+    assert_eq!((near.drops(), far.drops()), (0, 0));
+    Ok(())
+}
+
+fn nothing_is_lost_while_another_device_takes_over() -> Outcome {
+    /// The small ring holds all of them.
+    const MOST: u32 = 1000;
+    /// What is sent before, and behind it.
+    const SOME: u32 = 100;
+    for _ in 0..10 {
+        let pair = Pair::new()?;
+        let (near, far, wire) = near_and_far(&pair, 1200)?;
+        let (sent, has_taken_over) = (AtomicU32::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| -> io::Result<()> {
+                let mut left = SOME;
+                while left > 0 {
+                    let number = sent.load(Ordering::Relaxed);
+                    if has_taken_over.load(Ordering::Acquire) {
+                        left -= 1;
+                    } else if number == MOST - SOME {
+                        std::thread::yield_now();
+                        continue;
+                    }
+                    wire.send(1500, number)?;
+                    sent.store(number + 1, Ordering::Relaxed);
+                }
+                Ok(())
+            });
+            while sent.load(Ordering::Relaxed) < SOME && !sender.is_finished() {
+                std::hint::spin_loop();
+            }
+            let outcome = near.expect_more();
+            has_taken_over.store(true, Ordering::Release);
+            sender.join().map_err(|_| io::Error::other("the sender panicked"))?.and(outcome)
+        })?;
+        let sent = sent.into_inner();
+        let (mut first, mut second, until) = (Vec::new(), Vec::new(), Instant::now() + PATIENCE);
+        while second.last() != Some(&(sent - 1)) && Instant::now() < until {
+            first.extend(numbers(&near)?);
+            second.extend(numbers(&far)?);
+        }
+        // All from the first on by the one, all up to the last one by the other, and maybe some by both.
+        let (end, start) = (first.len() as u32, sent - second.len() as u32);
+        assert!(start <= end && end <= sent - SOME, "{sent}: by one up to {end}, by the other from {start} on");
+        assert!(first.into_iter().eq(0..end) && second.into_iter().eq(start..sent));
+    }
+    Ok(())
+}
+
+/// And loses nothing by that.
+fn a_peer_far_away_gets_a_window_larger_than_the_small_ring() -> Outcome {
+    const LARGE_WINDOW: u64 = 2 << 20;
+    const MOST: u64 = 256 << 20;
+    let link = LinkConfig::default().with_delay(Duration::from_millis(20));
+    let net = Emulated::new(EmulatorConfig::symmetric(link, 7))?;
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let server = net.server.spawn_tokio(move || async move {
+        let listener = kernel_listener(addr(SERVER_V4, PORT)).await?;
+        ready.send(())?;
+        let (mut stream, _) = soon("accept", listener.accept()).await?;
+        // Until the other end has seen enough.
+        let end = send(&mut stream, MOST).await;
+        assert!(end.is_err(), "no large window in {MOST} bytes");
+        Outcome::Ok(())
+    });
+    let server = once_told(&is_ready, server)?;
+    let client = net.client.spawn_tokio(move || async move {
+        let stack = Stack::builder().device(Device::Auto).build()?;
+        let mut stream = soon("connect", stack.connect(addr(SERVER_V4, PORT))).await?;
+        let mut bytes = vec![0; 64 << 10];
+        while stream.tcp_info().rcv_wnd < LARGE_WINDOW {
+            assert_ne!(soon("bytes", stream.read(&mut bytes)).await?, 0);
+        }
+        assert_eq!(stack.stats().receive_queue_drops, 0);
+        drop(stream);
+        stack.close().await;
+        Outcome::Ok(())
+    });
+    client.join()?;
+    server.join()
 }
 
 /// Nobody asks the queue of a socket with a ring, which the kernel would have told.

@@ -242,6 +242,9 @@ impl<D: PacketIo, W: Write + Send + std::fmt::Debug> PacketIo for Tee<D, W> {
     fn expect_poll(&self) {
         self.device.expect_poll();
     }
+    fn expect_more(&self) -> io::Result<()> {
+        self.device.expect_more()
+    }
     fn release(&self) {
         self.device.release();
     }

@@ -7,6 +7,9 @@
 //!
 //! * **Receiving**: packets that fit into a frame of the receive [ring](PacketConfig::ring_frames) are taken from it
 //!   without a system call; larger ones come by the socket's queue, straight into the buffer that is handed on.
+//! * **Near and far**: a ring of few frames stays in the processor's caches, and peers that are near fill no more. One for the
+//!   windows of peers far away does not. So there may be [two devices](PacketDevice::open_near_and_far), of which the
+//!   second receives from when such a peer [appears](PacketIo::expect_more).
 //! * **Fragments**: of IPv4, the kernel puts them together for this socket (`PACKET_FANOUT_FLAG_DEFRAG`). Those of IPv6
 //!   are received as they are, to be dropped and counted by whoever parses them.
 //! * **VLANs**: a tagged frame belongs to the VLAN's own interface, where it comes a second time, without the tag; the
@@ -16,7 +19,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use socket2::{Domain, Socket, Type};
@@ -108,6 +111,17 @@ pub struct PacketDevice {
     drops: AtomicU64,
     /// Frames to ask for at once, without a ring.
     portion: Portion,
+    far: Option<Far>,
+}
+
+/// Who receives instead of a device when more is expected.
+#[derive(Debug)]
+struct Far {
+    device: Arc<PacketDevice>,
+    /// More was expected.
+    was_asked: AtomicBool,
+    /// It does receive. Changed with the ring locked of the device that it does so for.
+    receives: AtomicBool,
 }
 
 impl PacketDevice {
@@ -117,9 +131,34 @@ impl PacketDevice {
     /// # Errors
     /// Without CAP_NET_RAW: `PermissionDenied` around a [`MissingPrivilege`](crate::MissingPrivilege).
     pub fn open(interface: &Arc<Interface>, config: &PacketConfig) -> io::Result<Self> {
-        let device = Self::bind(interface, config)?;
-        device.join(FANOUT_ROUND_ROBIN, None)?;
+        let device = Self::make(interface, config)?;
+        device.start(FANOUT_ROUND_ROBIN, None)?;
         Ok(device)
+    }
+
+    /// Opens a device with a ring of `near_frames`, and another one that receives instead from the first
+    /// [`PacketIo::expect_more`] of the first one on, and nothing before. Both need the same [ports](PacketIo::set_ports). Around
+    /// that moment packets may come by both, and those of the second are newer than what the first has still.
+    ///
+    /// Where the system gives a queue so small that a larger ring is of no use, there is only one, as `config` says.
+    ///
+    /// # Errors
+    /// As [`PacketDevice::open`].
+    pub fn open_near_and_far(
+        interface: &Arc<Interface>,
+        near_frames: usize,
+        config: &PacketConfig,
+    ) -> io::Result<(Self, Option<Arc<Self>>)> {
+        let far = Self::make(interface, config)?;
+        if far.recv_queue_bytes() <= near_frames * CHARGED {
+            far.start(FANOUT_ROUND_ROBIN, None)?;
+            return Ok((far, None));
+        }
+        let far = Arc::new(far);
+        let near = Self::open(interface, &PacketConfig { ring_frames: near_frames, ..config.clone() })?;
+        let (was_asked, receives) = (AtomicBool::new(false), AtomicBool::new(false));
+        let known = Some(Far { device: far.clone(), was_asked, receives });
+        Ok((Self { far: known, ..near }, Some(far)))
     }
 
     /// Opens several devices between which the kernel spreads what the interface receives (`PACKET_FANOUT_HASH`): all
@@ -134,10 +173,10 @@ impl PacketDevice {
         if number == 1 {
             return Ok(vec![Self::open(interface, config)?]);
         }
-        let devices = (0..number).map(|_| Self::bind(interface, config)).collect::<io::Result<Vec<_>>>()?;
+        let devices = (0..number).map(|_| Self::make(interface, config)).collect::<io::Result<Vec<_>>>()?;
         let mut group = None;
         for device in &devices {
-            group = Some(device.join(FANOUT_HASH, group)?);
+            group = Some(device.start(FANOUT_HASH, group)?);
         }
         Ok(devices)
     }
@@ -150,8 +189,8 @@ impl PacketDevice {
         Ok(socket)
     }
 
-    /// Sockets that have joined nothing yet.
-    fn bind(interface: &Arc<Interface>, config: &PacketConfig) -> io::Result<Self> {
+    /// A device that receives nothing yet.
+    fn make(interface: &Arc<Interface>, config: &PacketConfig) -> io::Result<Self> {
         let (socket, sender) = (Self::socket()?, Self::socket()?);
         enlarge_send_buffer(&sender, config.send_buffer)?;
         frames::bind(sender.as_fd(), interface.index(), NOTHING)?;
@@ -161,7 +200,6 @@ impl PacketDevice {
         let recv_buffer = enlarge_receive_buffer(&socket, config.recv_buffer)?;
         // Without one everything comes by the queue.
         let ring = if config.ring_frames > 0 { Ring::map(fd, config.ring_frames)? } else { None };
-        frames::bind(fd, interface.index(), libc::ETH_P_ALL)?;
         Ok(Self {
             interface: interface.clone(),
             recv_buffer: ring.as_ref().map_or(recv_buffer, |ring| recv_buffer.min(ring.frames() * CHARGED)),
@@ -171,11 +209,14 @@ impl PacketDevice {
             truncated: AtomicU64::new(0),
             drops: AtomicU64::new(0),
             portion: Portion::new(),
+            far: None,
         })
     }
 
-    /// Joins a fan-out group, or begins one, with an identity that no other of the namespace has. Says which it is.
-    fn join(&self, kind: libc::c_int, group: Option<u16>) -> io::Result<u16> {
+    /// Receives from here on, as a member of a fan-out group, or the first one of a new group, with an identity that no other
+    /// of the namespace has. Says which it is.
+    fn start(&self, kind: libc::c_int, group: Option<u16>) -> io::Result<u16> {
+        frames::bind(self.fd(), self.interface.index(), libc::ETH_P_ALL)?;
         let unique = if group.is_none() { FANOUT_FLAG_UNIQUE_ID } else { 0 };
         let flags = kind | unique | FANOUT_FLAG_IGNORE_OUTGOING | FANOUT_FLAG_DEFRAG;
         let value = flags << 16 | libc::c_int::from(group.unwrap_or(0));
@@ -374,7 +415,26 @@ impl PacketIo for PacketDevice {
         }
     }
 
+    fn expect_more(&self) -> io::Result<()> {
+        let Some(far) = &self.far else { return Ok(()) };
+        if far.was_asked.load(Ordering::Relaxed) || far.was_asked.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        if let Err(error) = far.device.start(FANOUT_ROUND_ROBIN, None) {
+            frames::bind(far.device.fd(), self.interface.index(), NOTHING)?;
+            return Err(error);
+        }
+        let _ring = self.lock_ring();
+        far.receives.store(true, Ordering::Relaxed);
+        // Rather twice than not at all.
+        filter::attach(&self.socket, &filter::drop_all())
+    }
+
     fn set_ports(&self, ports: &PortSet) -> io::Result<()> {
+        let _ring = self.lock_ring();
+        if self.far.as_ref().is_some_and(|far| far.receives.load(Ordering::Relaxed)) {
+            return Ok(());
+        }
         filter::attach(&self.socket, &filter::destination_ports(Start::Ethernet, ports, &[]))
     }
 

@@ -222,6 +222,16 @@ pub trait PacketIo: Send + Sync + Debug {
     /// Gives back to the system what others may be waiting for. The device is not used any more.
     fn release(&self) {}
 
+    /// More will wait in the receive queue than [`recv_queue_bytes`](Self::recv_queue_bytes), because peers far away want larger
+    /// windows. A device that is one of two has the other one receive instead, for good; what it has received itself stays to
+    /// be taken. Said more than once it costs next to nothing.
+    ///
+    /// # Errors
+    /// The other one can not receive. It is not tried again.
+    fn expect_more(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Sets which destination ports the device is to deliver. A device may deliver more, never less. A newly opened
     /// socket delivers none.
     fn set_ports(&self, ports: &PortSet) -> io::Result<()>;
@@ -261,6 +271,9 @@ impl<D: PacketIo + ?Sized> PacketIo for std::sync::Arc<D> {
     }
     fn expect_poll(&self) {
         (**self).expect_poll();
+    }
+    fn expect_more(&self) -> io::Result<()> {
+        (**self).expect_more()
     }
     fn release(&self) {
         (**self).release();

@@ -5,7 +5,8 @@
 //! Packets that find the device's receive queue full are lost, and that looks like loss on the path. So
 //! the growth of receive buffers, which bound the windows, is kept below what the queue holds: each device
 //! has a queue and so a budget of its own. What connections begin with is not counted: most of them never use it, and a
-//! thousand that do nothing would leave a busy one without a window worth the name. A grant lasts as long as the
+//! thousand that do nothing would leave a busy one without a window worth the name. Only where another device can take over is it
+//! counted as soon as more is wanted. A grant lasts as long as the
 //! connection: the peer may use its window at any time, and what was promised is not taken back (RFC 9293 §3.8.6
 //! [SHLD-14]).
 //!
@@ -24,6 +25,20 @@ const SHARE: usize = 4;
 #[derive(Debug)]
 struct Budget {
     left: AtomicUsize,
+    /// Another device takes the place of this one when more is expected, and this is what nobody grows by: what those begin
+    /// with who will be busy.
+    begun: Option<usize>,
+}
+
+impl Budget {
+    /// What is taken, and how much of that a buffer may grow by, if it wants so much more.
+    fn share(&self, left: usize, grant: &Grant, more: usize) -> Option<(usize, usize)> {
+        // It is busy, and what it began with is in use.
+        let begun = if self.begun.is_some() && !grant.is_counted() { grant.bytes } else { 0 };
+        let left = left.checked_sub(begun)?;
+        let more = more.min(left.saturating_sub(self.begun.unwrap_or(0)) / SHARE);
+        Some((begun + more, more))
+    }
 }
 
 /// A connection's receive buffer, to be given back at its end.
@@ -37,14 +52,26 @@ pub(crate) struct Grant {
     pub(crate) device: usize,
 }
 
+impl Grant {
+    /// Whether the budget had anything to give for it.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.taken > 0
+    }
+}
+
 /// The budgets of all devices.
 #[derive(Debug)]
 pub(crate) struct Budgets(Vec<Budget>);
 
 impl Budgets {
-    /// Budgets for queues of these sizes, by device. The kernel charges a full packet with 1.6 times its length.
-    pub(crate) fn new(queues: impl Iterator<Item = usize>) -> Self {
-        Budgets(queues.map(|bytes| Budget { left: AtomicUsize::new(bytes / 8 * 5) }).collect())
+    /// Budgets for queues of these sizes, by device, and whether those are for what is near only. The kernel charges a full
+    /// packet with 1.6 times its length.
+    pub(crate) fn new(queues: impl Iterator<Item = (usize, bool)>) -> Self {
+        let budget = |(bytes, is_near): (usize, bool)| {
+            let all = bytes / 8 * 5;
+            Budget { left: AtomicUsize::new(all), begun: is_near.then_some(all / 3 * 2) }
+        };
+        Budgets(queues.map(budget).collect())
     }
 
     /// Takes a receive buffer of at most `wanted` bytes.
@@ -59,13 +86,14 @@ impl Budgets {
         if wanted <= grant.bytes {
             return;
         }
-        let mut more = 0;
-        let _ = self.0[grant.device].left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-            more = (wanted - grant.bytes).min(left / SHARE);
-            Some(left - more)
+        let budget = &self.0[grant.device];
+        let (mut taken, mut more) = (0, 0);
+        let _ = budget.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            (taken, more) = budget.share(left, grant, wanted - grant.bytes).unwrap_or_default();
+            (taken > 0).then(|| left - taken)
         });
         grant.bytes += more;
-        grant.taken += more;
+        grant.taken += taken;
     }
 
     /// The connection's packets come by another device than was thought. What it may use stays, although that device's
@@ -146,13 +174,18 @@ fn memory() -> Option<usize> {
 mod tests {
     use super::*;
 
+    /// For queues of these sizes, whose place none takes.
+    fn budgets<const N: usize>(queues: [usize; N]) -> Budgets {
+        Budgets::new(queues.map(|bytes| (bytes, false)).into_iter())
+    }
+
     fn left(budgets: &Budgets) -> [usize; 2] {
         [0, 1].map(|device| budgets.0[device].left.load(Ordering::Relaxed))
     }
 
     #[test]
     fn the_budget_is_shared_and_comes_back() {
-        let budgets = Budgets::new([1 << 20, 1 << 20].into_iter());
+        let budgets = budgets([1 << 20, 1 << 20]);
         let total = (1 << 20) / 8 * 5;
         let grants: Vec<_> = (0..100).map(|_| budgets.grant(1, 1 << 20)).collect();
         assert_eq!(grants[0].bytes, FREE + total / 4);
@@ -170,7 +203,7 @@ mod tests {
     /// Idle ones must not take the window of a busy one.
     #[test]
     fn what_connections_begin_with_is_not_counted() {
-        let budgets = Budgets::new([1 << 20].into_iter());
+        let budgets = budgets([1 << 20]);
         let begun = rawtcp_proto::ConnConfig::default().recv_buffer;
         for _ in 0..100_000 {
             assert_eq!(budgets.grant(0, begun).bytes, begun);
@@ -182,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_buffer_grows_only_as_far_as_the_budget_goes() {
-        let budgets = Budgets::new([1 << 20, 1 << 20].into_iter());
+        let budgets = budgets([1 << 20, 1 << 20]);
         let total = (1 << 20) / 8 * 5;
         let mut grant = budgets.grant(0, 100_000);
         budgets.grow(&mut grant, 150_000);
@@ -201,9 +234,38 @@ mod tests {
         assert_eq!(left(&budgets), [total, total]);
     }
 
+    /// The packets of all of them wait in a ring that others do not help out.
+    #[test]
+    fn where_another_takes_over_what_busy_ones_began_with_is_counted() {
+        const QUEUE: usize = 2_400_000;
+        let total = QUEUE / 8 * 5;
+        let budgets = Budgets::new([(QUEUE, true), (1 << 23, false)].into_iter());
+        let mut grants: Vec<_> = (0..20).map(|_| budgets.grant(0, FREE)).collect();
+        assert_eq!(left(&budgets)[0], total);
+        // One alone grows, and leaves what others begin with.
+        while grants[0].bytes < total / 4 {
+            let before = grants[0].bytes;
+            budgets.grow(&mut grants[0], usize::MAX);
+            assert!(grants[0].bytes > before, "it ends at {before}");
+        }
+        for _ in 0..100 {
+            grants.iter_mut().for_each(|grant| budgets.grow(grant, usize::MAX));
+        }
+        let counted = grants.iter().take_while(|grant| grant.is_counted()).count();
+        let promised: usize = grants[..counted].iter().map(|grant| grant.bytes).sum();
+        assert_eq!(left(&budgets)[0], total - promised);
+        assert!(counted >= 8 && total - promised < FREE, "{counted} are busy, {promised} bytes promised");
+        assert!(grants[counted..].iter().all(|grant| !grant.is_counted() && grant.bytes == FREE));
+        // They have what they had where there is room for it.
+        grants.iter_mut().for_each(|grant| budgets.change(grant, 1));
+        assert_eq!(left(&budgets), [total, (1 << 23) / 8 * 5 - promised]);
+        grants.into_iter().for_each(|grant| budgets.release(grant));
+        assert_eq!(left(&budgets), [total, (1 << 23) / 8 * 5]);
+    }
+
     #[test]
     fn a_grant_follows_its_connection_to_another_queue() {
-        let budgets = Budgets::new([1 << 20, 1 << 20].into_iter());
+        let budgets = budgets([1 << 20, 1 << 20]);
         let total = (1 << 20) / 8 * 5;
         let mut grant = budgets.grant(0, FREE + 1000);
         budgets.change(&mut grant, 1);

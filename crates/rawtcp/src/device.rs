@@ -48,6 +48,8 @@ pub(crate) struct Open {
     pub(crate) queue: TxQueue,
     /// Which driver receives from it, and sends what waits for it.
     pub(crate) driver: usize,
+    /// Its receive queue is made for peers that are near. The device behind it takes its place when more is expected.
+    pub(crate) is_near: bool,
     /// The Ethernet interface. Its flows may be spread over several devices, which stand side by side.
     ethernet: Option<u32>,
 }
@@ -56,7 +58,8 @@ impl Open {
     fn new(io: Arc<dyn PacketIo>, carries: Carries) -> Self {
         let sees_others = io.capabilities().frames;
         let takes_large = io.capabilities().max_segmentable > 0 && matches!(io.ready_source(), ReadySource::Fd(_));
-        Open { sees_others, takes_large, io, carries, queue: TxQueue::default(), driver: 0, ethernet: None }
+        let queue = TxQueue::default();
+        Open { sees_others, takes_large, io, carries, queue, driver: 0, is_near: false, ethernet: None }
     }
 }
 

@@ -215,7 +215,7 @@ impl Host {
         let share = share_of(&settings.stack);
         let shards = (0..SHARDS).map(|_| Mutex::new(Stack::new(share.clone(), seed))).collect();
         Ok(Arc::new(Host {
-            budget: Budgets::new(devices.all().iter().map(|open| open.io.recv_queue_bytes())),
+            budget: Budgets::new(devices.all().iter().map(|open| (open.io.recv_queue_bytes(), open.is_near))),
             send_budget: SendBudget::new(settings.send_budget),
             clock,
             alarm,
@@ -344,6 +344,13 @@ impl Host {
     /// Takes what a device has received, one batch, here and now. Says how many connections it was for.
     pub(crate) fn catch_up(&self, device: usize) -> usize {
         self.posts[self.devices.get(device).driver].catch_up(device)
+    }
+
+    /// More will be under way than this device's receive queue has room for.
+    pub(crate) fn expect_more(&self, device: usize) {
+        if let Err(error) = self.devices.get(device).io.expect_more() {
+            self.warn_once_unknown("receive more", &error);
+        }
     }
 
     /// Has all drivers but the first take a turn.

@@ -18,11 +18,33 @@ const RING_FRAMES: usize = (64 << 20) / PacketConfig::RING_FRAME;
 /// A ring of fewer would lose more than a queue does.
 const LEAST_RING_FRAMES: usize = 1024;
 
-/// How AF_PACKET devices are opened, so many of them.
-fn packet_config(sockets: usize) -> PacketConfig {
-    let config = PacketConfig::default();
-    let share = config.ring_frames.min(RING_FRAMES / sockets.max(1));
-    PacketConfig { ring_frames: if share < LEAST_RING_FRAMES { 0 } else { share }, ..config }
+/// Frames of the ring for peers that are near: a processor's caches should hold them.
+const NEAR_RING_FRAMES: usize = 1200;
+
+/// Frames of the ring of each AF_PACKET device, and whether there is memory for one with a small ring beside each.
+fn ring_frames(interfaces: usize, drivers: usize) -> (usize, bool) {
+    let wanted = PacketConfig::default().ring_frames;
+    let share = RING_FRAMES / (interfaces * drivers).max(1);
+    // Between several drivers the kernel spreads what comes.
+    let may_have_near = drivers == 1 && share >= wanted + NEAR_RING_FRAMES;
+    (if share < LEAST_RING_FRAMES { 0 } else { share.min(wanted) }, may_have_near)
+}
+
+/// Opens the AF_PACKET devices on one of so many interfaces.
+fn open_ethernet(interface: &Arc<Interface>, interfaces: usize, drivers: usize) -> io::Result<Vec<Open>> {
+    let (ring_frames, may_have_near) = ring_frames(interfaces, drivers);
+    let config = PacketConfig { ring_frames, ..PacketConfig::default() };
+    let open = |device: Arc<PacketDevice>, driver, is_near| {
+        let ethernet = Some(interface.index());
+        Open { driver, is_near, ethernet, ..Open::new(device, Carries::Tcp) }
+    };
+    if may_have_near {
+        let (first, far) = PacketDevice::open_near_and_far(interface, NEAR_RING_FRAMES, &config)?;
+        let first = open(Arc::new(first), 0, far.is_some());
+        return Ok([first].into_iter().chain(far.map(|far| open(far, 0, false))).collect());
+    }
+    let devices = PacketDevice::open_several(interface, &config, drivers)?;
+    Ok(devices.into_iter().enumerate().map(|(driver, device)| open(Arc::new(device), driver, false)).collect())
 }
 
 /// Whether the kernel of the calling thread's network namespace forwards packets. What cannot be read is taken for yes.
@@ -163,14 +185,9 @@ impl Devices {
             Err(error) => return Err(error),
         };
         let mut by_interface = Vec::new();
-        let packet_config = packet_config(ethernets.len() * drivers);
         for interface in ethernets {
             by_interface.push((interface.index(), all.len()));
-            let sockets = PacketDevice::open_several(interface, &packet_config, drivers)?;
-            for (driver, socket) in sockets.into_iter().enumerate() {
-                let open = Open::new(Arc::new(socket), Carries::Tcp);
-                all.push(Open { driver, ethernet: Some(interface.index()), ..open });
-            }
+            all.extend(open_ethernet(interface, ethernets.len(), drivers)?);
         }
         Ok(Devices {
             all,
@@ -194,7 +211,9 @@ mod tests {
 
     #[test]
     fn rings_of_many_interfaces_take_no_more_memory_than_ten() {
-        let frames = |sockets| packet_config(sockets).ring_frames;
-        assert_eq!([1, 10, 11, 40, 41].map(frames), [4080, 4080, 3813, 1048, 0]);
+        let frames = |(interfaces, drivers)| ring_frames(interfaces, drivers);
+        assert_eq!([(1, 1), (7, 1)].map(frames), [(4080, true); 2]);
+        assert_eq!([(8, 1), (10, 1), (1, 2), (5, 2)].map(frames), [(4080, false); 4]);
+        assert_eq!([(11, 1), (20, 2), (41, 1)].map(frames), [(3813, false), (1048, false), (0, false)]);
     }
 }
