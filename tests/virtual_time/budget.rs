@@ -1,14 +1,10 @@
-//! Bulk senders of one stack share its send budget, and receivers the budget of a device, which hears who is far.
+//! Bulk senders of one stack share its send budget.
 
 use rawtcp::net::TcpStream;
 use rawtcp::{Device, Stack, StackBuilder};
-use rawtcp_io::{Capabilities, Drained, PacketIo, PortSet, ReadySource, RxBatch, SendError, TxPacket};
 use rawtcp_proto::ConnConfig;
 use rawtcp_sim::{LinkConfig, Star};
-use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
@@ -115,78 +111,4 @@ async fn an_idle_connection_gives_its_share_of_the_send_budget_back() {
     stream.write_all(&vec![7; 1 << 20]).await.expect("write");
     drop(stream);
     assert_eq!(reader.await.expect("a reader"), 17 << 20);
-}
-
-/// A device with a small receive queue, which counts how often more is expected than it holds.
-#[derive(Debug)]
-struct Small<D> {
-    io: D,
-    expected: AtomicUsize,
-}
-
-impl<D: PacketIo> PacketIo for Small<D> {
-    fn name(&self) -> &str {
-        self.io.name()
-    }
-    fn capabilities(&self) -> Capabilities {
-        self.io.capabilities()
-    }
-    fn recv(&self, batch: &mut RxBatch) -> io::Result<Drained> {
-        self.io.recv(batch)
-    }
-    fn send(&self, packets: &[TxPacket<'_>]) -> (usize, Option<SendError>) {
-        self.io.send(packets)
-    }
-    fn ready_source(&self) -> ReadySource<'_> {
-        self.io.ready_source()
-    }
-    fn drops(&self) -> u64 {
-        self.io.drops()
-    }
-    fn expect_more(&self) -> io::Result<()> {
-        self.expected.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-    fn set_ports(&self, ports: &PortSet) -> io::Result<()> {
-        self.io.set_ports(ports)
-    }
-    fn recv_queue_bytes(&self) -> usize {
-        QUEUE
-    }
-}
-
-const QUEUE: usize = 512 << 10;
-
-/// How often a device of whom `delay` away from a fast sender expects more, and the receive window in the end.
-async fn expected(delay: Duration) -> (usize, u64) {
-    let star = Star::new(1);
-    let link = LinkConfig::default().with_delay(delay / 2);
-    let server_ip = vec![IpAddr::from([10, 0, 0, 1])];
-    let device = Device::Own { io: star.host(&server_ip, link, link), addresses: server_ip };
-    let server = Stack::builder().device(device).seed([1; 32]).exit_drain(Duration::ZERO).build().expect("a stack");
-    let ip = vec![IpAddr::from([10, 0, 1, 1])];
-    let small = Arc::new(Small { io: star.host(&ip, link, link), expected: AtomicUsize::new(0) });
-    let device = Device::Own { io: small.clone(), addresses: ip };
-    let client = Stack::builder().device(device).seed([2; 32]).exit_drain(Duration::ZERO).build().expect("a stack");
-    let listener = server.bind(SERVER).await.expect("bind");
-    let (client, accepted) = tokio::join!(client.connect(SERVER), listener.accept());
-    let writer = write(accepted.expect("accept").0);
-    let (mut client, mut left, mut block) = (client.expect("connect"), 16_usize << 20, vec![0; 64 << 10]);
-    while left > 0 {
-        left = left.saturating_sub(client.read(&mut block).await.expect("bytes"));
-    }
-    writer.abort();
-    (small.expected.load(Ordering::Relaxed), client.tcp_info().rcv_ssthresh)
-}
-
-/// No round trip of this runtime's clock is between nothing and a millisecond. A peer that is near has enough with what a small queue gives; one far away wants more. So do many that are near, see the
-/// tests of the budget.
-#[tokio::test(start_paused = true)]
-async fn a_device_hears_that_a_peer_is_far() {
-    let begun = ConnConfig::default().recv_buffer as u64;
-    let (expected_near, window) = expected(Duration::ZERO).await;
-    assert!(expected_near == 0 && window > begun, "{expected_near} times; a window of {window}");
-    let (expected_far, window) = expected(Duration::from_millis(10)).await;
-    assert!(expected_far > 0 && window > begun, "{expected_far} times; a window of {window}");
-    assert!(window < begun + QUEUE as u64, "a window of {window}");
 }

@@ -149,13 +149,17 @@ impl PacketDevice {
         near_frames: usize,
         config: &PacketConfig,
     ) -> io::Result<(Self, Option<Arc<Self>>)> {
+        // In this order the kernel has them receive again after the interface was down, the latest one first, to which
+        // then fragments are given when they have been put together.
+        let near = Self::make(interface, &PacketConfig { ring_frames: near_frames, ..config.clone() })?;
         let far = Self::make(interface, config)?;
-        if far.recv_queue_bytes() <= near_frames * CHARGED {
+        if far.recv_queue_bytes() <= near.recv_queue_bytes() {
+            drop(near);
             far.start(FANOUT_ROUND_ROBIN, None)?;
             return Ok((far, None));
         }
+        near.start(FANOUT_ROUND_ROBIN, None)?;
         let far = Arc::new(far);
-        let near = Self::open(interface, &PacketConfig { ring_frames: near_frames, ..config.clone() })?;
         let (was_asked, receives) = (AtomicBool::new(false), AtomicBool::new(false));
         let known = Some(Far { device: far.clone(), was_asked, receives });
         Ok((Self { far: known, ..near }, Some(far)))
@@ -213,10 +217,18 @@ impl PacketDevice {
         })
     }
 
-    /// Receives from here on, as a member of a fan-out group, or the first one of a new group, with an identity that no other
-    /// of the namespace has. Says which it is.
+    /// Receives from here on, see [`join`](Self::join).
     fn start(&self, kind: libc::c_int, group: Option<u16>) -> io::Result<u16> {
-        frames::bind(self.fd(), self.interface.index(), libc::ETH_P_ALL)?;
+        self.bind()?;
+        self.join(kind, group)
+    }
+
+    fn bind(&self) -> io::Result<()> {
+        frames::bind(self.fd(), self.interface.index(), libc::ETH_P_ALL)
+    }
+
+    /// Joins a fan-out group, or begins one, with an identity that no other of the namespace has. Says which it is.
+    fn join(&self, kind: libc::c_int, group: Option<u16>) -> io::Result<u16> {
         let unique = if group.is_none() { FANOUT_FLAG_UNIQUE_ID } else { 0 };
         let flags = kind | unique | FANOUT_FLAG_IGNORE_OUTGOING | FANOUT_FLAG_DEFRAG;
         let value = flags << 16 | libc::c_int::from(group.unwrap_or(0));
@@ -420,22 +432,23 @@ impl PacketIo for PacketDevice {
         if far.was_asked.load(Ordering::Relaxed) || far.was_asked.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        if let Err(error) = far.device.start(FANOUT_ROUND_ROBIN, None) {
-            frames::bind(far.device.fd(), self.interface.index(), NOTHING)?;
-            return Err(error);
-        }
+        far.device.bind()?;
+        // It receives, even if that fails; what it does not get then is fragments.
+        let joined = far.device.join(FANOUT_ROUND_ROBIN, None);
         let _ring = self.lock_ring();
         far.receives.store(true, Ordering::Relaxed);
-        // Rather twice than not at all.
-        filter::attach(&self.socket, &filter::drop_all())
+        // Before, packets come twice.
+        filter::attach(&self.socket, &filter::drop_all())?;
+        joined.map(drop)
     }
 
     fn set_ports(&self, ports: &PortSet) -> io::Result<()> {
         let _ring = self.lock_ring();
-        if self.far.as_ref().is_some_and(|far| far.receives.load(Ordering::Relaxed)) {
-            return Ok(());
-        }
-        filter::attach(&self.socket, &filter::destination_ports(Start::Ethernet, ports, &[]))
+        let program = match &self.far {
+            Some(far) if far.receives.load(Ordering::Relaxed) => filter::drop_all().to_vec(),
+            _ => filter::destination_ports(Start::Ethernet, ports, &[]),
+        };
+        filter::attach(&self.socket, &program)
     }
 
     fn recv_queue_bytes(&self) -> usize {

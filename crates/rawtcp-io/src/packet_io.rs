@@ -227,7 +227,7 @@ pub trait PacketIo: Send + Sync + Debug {
     /// be taken. Said more than once it costs next to nothing.
     ///
     /// # Errors
-    /// The other one can not receive. It is not tried again.
+    /// The other one can not receive, or not everything. It is not tried again.
     fn expect_more(&self) -> io::Result<()> {
         Ok(())
     }

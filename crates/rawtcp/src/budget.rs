@@ -21,22 +21,29 @@ const FREE: usize = 128 * 1024;
 /// One connection takes at most a quarter of what is left, so that the next ones find something.
 const SHARE: usize = 4;
 
+/// With a window of so much a peer that is near has enough, be its packets large or not: 4 Gbit/s over a millisecond, and the
+/// nearer the more.
+const NEAR: usize = 512 * 1024;
+
 /// What is left to be promised of one queue.
 #[derive(Debug)]
 struct Budget {
     left: AtomicUsize,
-    /// Another device takes the place of this one when more is expected, and this is what nobody grows by: what those begin
-    /// with who will be busy.
-    begun: Option<usize>,
+    /// Another device takes the place of this one when more is expected.
+    is_near: bool,
 }
 
 impl Budget {
     /// What is taken, and how much of that a buffer may grow by, if it wants so much more.
     fn share(&self, left: usize, grant: &Grant, more: usize) -> Option<(usize, usize)> {
+        if !self.is_near {
+            let more = more.min(left / SHARE);
+            return Some((more, more));
+        }
         // It is busy, and what it began with is in use.
-        let begun = if self.begun.is_some() && !grant.is_counted() { grant.bytes } else { 0 };
+        let begun = if grant.taken == 0 { grant.bytes } else { 0 };
         let left = left.checked_sub(begun)?;
-        let more = more.min(left.saturating_sub(self.begun.unwrap_or(0)) / SHARE);
+        let more = more.min(NEAR.saturating_sub(grant.bytes)).min(left);
         Some((begun + more, more))
     }
 }
@@ -52,13 +59,6 @@ pub(crate) struct Grant {
     pub(crate) device: usize,
 }
 
-impl Grant {
-    /// Whether the budget had anything to give for it.
-    pub(crate) fn is_counted(&self) -> bool {
-        self.taken > 0
-    }
-}
-
 /// The budgets of all devices.
 #[derive(Debug)]
 pub(crate) struct Budgets(Vec<Budget>);
@@ -67,24 +67,22 @@ impl Budgets {
     /// Budgets for queues of these sizes, by device, and whether those are for what is near only. The kernel charges a full
     /// packet with 1.6 times its length.
     pub(crate) fn new(queues: impl Iterator<Item = (usize, bool)>) -> Self {
-        let budget = |(bytes, is_near): (usize, bool)| {
-            let all = bytes / 8 * 5;
-            Budget { left: AtomicUsize::new(all), begun: is_near.then_some(all / 3 * 2) }
-        };
+        let budget = |(bytes, is_near)| Budget { left: AtomicUsize::new(bytes / 8 * 5), is_near };
         Budgets(queues.map(budget).collect())
     }
 
     /// Takes a receive buffer of at most `wanted` bytes.
     pub(crate) fn grant(&self, device: usize, wanted: usize) -> Grant {
         let mut grant = Grant { bytes: wanted.min(FREE), taken: 0, device };
-        self.grow(&mut grant, wanted);
+        self.grow(&mut grant, wanted, true);
         grant
     }
 
-    /// Enlarges a receive buffer towards `wanted` bytes, as far as the budget goes.
-    pub(crate) fn grow(&self, grant: &mut Grant, wanted: usize) {
+    /// Enlarges a receive buffer towards `wanted` bytes, as far as the budget goes, for a peer that is near or not. Says whether
+    /// the device that may take the place of this one would have more to give.
+    pub(crate) fn grow(&self, grant: &mut Grant, wanted: usize, is_near: bool) -> bool {
         if wanted <= grant.bytes {
-            return;
+            return false;
         }
         let budget = &self.0[grant.device];
         let (mut taken, mut more) = (0, 0);
@@ -94,18 +92,21 @@ impl Budgets {
         });
         grant.bytes += more;
         grant.taken += taken;
+        budget.is_near && grant.bytes < wanted && !(is_near && grant.bytes >= NEAR)
     }
 
     /// The connection's packets come by another device than was thought. What it may use stays, although that device's
-    /// budget may not have it all.
-    pub(crate) fn change(&self, grant: &mut Grant, device: usize) {
+    /// budget may not have it all. Says whether it has.
+    pub(crate) fn change(&self, grant: &mut Grant, device: usize) -> bool {
         self.0[grant.device].left.fetch_add(grant.taken, Ordering::Relaxed);
         let mut taken = 0;
         let _ = self.0[device].left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
             taken = grant.taken.min(left);
             Some(left - taken)
         });
+        let has_all = taken == grant.taken;
         (grant.taken, grant.device) = (taken, device);
+        has_all
     }
 
     /// The connection is over.
@@ -209,7 +210,7 @@ mod tests {
             assert_eq!(budgets.grant(0, begun).bytes, begun);
         }
         let mut busy = budgets.grant(0, begun);
-        budgets.grow(&mut busy, usize::MAX);
+        budgets.grow(&mut busy, usize::MAX, true);
         assert_eq!(busy.bytes, begun + (1 << 20) / 8 * 5 / SHARE);
     }
 
@@ -218,16 +219,16 @@ mod tests {
         let budgets = budgets([1 << 20, 1 << 20]);
         let total = (1 << 20) / 8 * 5;
         let mut grant = budgets.grant(0, 100_000);
-        budgets.grow(&mut grant, 150_000);
+        budgets.grow(&mut grant, 150_000, true);
         assert_eq!((grant.bytes, left(&budgets)), (150_000, [total - 50_000, total]));
-        budgets.grow(&mut grant, 150_000);
-        budgets.grow(&mut grant, 4096);
+        budgets.grow(&mut grant, 150_000, true);
+        budgets.grow(&mut grant, 4096, true);
         assert_eq!(grant.bytes, 150_000);
-        budgets.grow(&mut grant, usize::MAX);
+        budgets.grow(&mut grant, usize::MAX, true);
         assert_eq!(grant.bytes, 150_000 + (total - 50_000) / SHARE);
         let others: Vec<_> = (0..100).map(|_| budgets.grant(0, 1 << 20)).collect();
         let before = grant.bytes;
-        budgets.grow(&mut grant, usize::MAX);
+        budgets.grow(&mut grant, usize::MAX, true);
         assert!(grant.bytes - before < SHARE, "hardly anything is left");
         others.into_iter().for_each(|other| budgets.release(other));
         budgets.release(grant);
@@ -242,22 +243,24 @@ mod tests {
         let budgets = Budgets::new([(QUEUE, true), (1 << 23, false)].into_iter());
         let mut grants: Vec<_> = (0..20).map(|_| budgets.grant(0, FREE)).collect();
         assert_eq!(left(&budgets)[0], total);
-        // One alone grows, and leaves what others begin with.
-        while grants[0].bytes < total / 4 {
-            let before = grants[0].bytes;
-            budgets.grow(&mut grants[0], usize::MAX);
-            assert!(grants[0].bytes > before, "it ends at {before}");
+        // Each that is near has enough, as long as there is; one far away wants more.
+        let enough = total / NEAR;
+        for grant in &mut grants[..enough] {
+            assert!(!budgets.grow(grant, 2 * FREE, true) && !budgets.grow(grant, 2 * FREE, false));
+            assert!(!budgets.grow(grant, usize::MAX, true) && budgets.grow(grant, usize::MAX, false));
+            assert_eq!((grant.bytes, grant.taken), (NEAR, NEAR));
         }
-        for _ in 0..100 {
-            grants.iter_mut().for_each(|grant| budgets.grow(grant, usize::MAX));
+        assert_eq!(left(&budgets)[0], total - enough * NEAR);
+        // The next ones find what they began with, or not even that.
+        let rest = left(&budgets)[0] / FREE;
+        for grant in &mut grants[enough..=enough + rest] {
+            assert!(budgets.grow(grant, usize::MAX, true));
         }
-        let counted = grants.iter().take_while(|grant| grant.is_counted()).count();
-        let promised: usize = grants[..counted].iter().map(|grant| grant.bytes).sum();
+        let promised: usize = grants.iter().map(|grant| grant.taken).sum();
         assert_eq!(left(&budgets)[0], total - promised);
-        assert!(counted >= 8 && total - promised < FREE, "{counted} are busy, {promised} bytes promised");
-        assert!(grants[counted..].iter().all(|grant| !grant.is_counted() && grant.bytes == FREE));
+        assert_eq!((grants[enough + rest].bytes, grants[enough + rest].taken), (FREE, 0));
         // They have what they had where there is room for it.
-        grants.iter_mut().for_each(|grant| budgets.change(grant, 1));
+        assert!(grants.iter_mut().all(|grant| budgets.change(grant, 1)));
         assert_eq!(left(&budgets), [total, (1 << 23) / 8 * 5 - promised]);
         grants.into_iter().for_each(|grant| budgets.release(grant));
         assert_eq!(left(&budgets), [total, (1 << 23) / 8 * 5]);
@@ -268,15 +271,15 @@ mod tests {
         let budgets = budgets([1 << 20, 1 << 20]);
         let total = (1 << 20) / 8 * 5;
         let mut grant = budgets.grant(0, FREE + 1000);
-        budgets.change(&mut grant, 1);
+        assert!(budgets.change(&mut grant, 1));
         assert_eq!((grant.bytes, grant.device, left(&budgets)), (FREE + 1000, 1, [total, total - 1000]));
         // Where hardly anything is left, no more is given back at the end than was there to take.
         let mut others = budgets.grant(0, FREE);
         while left(&budgets)[0] >= SHARE {
-            budgets.grow(&mut others, usize::MAX);
+            budgets.grow(&mut others, usize::MAX, true);
         }
         let poor = left(&budgets)[0];
-        budgets.change(&mut grant, 0);
+        assert!(!budgets.change(&mut grant, 0));
         assert_eq!((grant.bytes, left(&budgets)), (FREE + 1000, [0, total]));
         budgets.release(grant);
         budgets.release(others);

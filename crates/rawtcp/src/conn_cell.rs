@@ -192,7 +192,9 @@ impl ConnCell {
             return;
         }
         let devices = &self.host.devices;
-        self.host.budget.change(&mut inner.granted, device);
+        if !self.host.budget.change(&mut inner.granted, device) {
+            self.host.expect_more(device);
+        }
         devices.follow(&mut inner.lane, device);
         self.driver.store(devices.get(device).driver as u8, Ordering::Relaxed);
     }
@@ -269,12 +271,12 @@ impl ConnCell {
     fn size_buffers(&self, inner: &mut Inner) {
         if let Some(wanted) = inner.conn.wants_recv_buffer() {
             let before = inner.granted.bytes;
-            self.host.budget.grow(&mut inner.granted, wanted);
+            let is_near = is_near(&inner.conn);
+            if self.host.budget.grow(&mut inner.granted, wanted, is_near) {
+                self.host.expect_more(inner.granted.device);
+            }
             if inner.granted.bytes > before {
                 inner.conn.grant_recv_buffer(inner.granted.bytes);
-            }
-            if inner.granted.bytes < wanted && !(inner.granted.is_counted() && is_near(&inner.conn)) {
-                self.host.expect_more(inner.granted.device);
             }
         }
         let (budget, size) = (&self.host.send_budget, inner.conn.send_buffer());

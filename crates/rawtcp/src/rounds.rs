@@ -443,8 +443,12 @@ impl Rounds {
             self.called |= calls;
             let taken = self.engine.received_bytes;
             let mut more = self.poll_news();
+            let mut is_behind = false;
             for i in 0..self.sources.len() {
-                more |= self.poll_readable(i);
+                let left = !is_behind && self.poll_readable(i);
+                // What the device has that takes its place is newer than all of what is left.
+                is_behind = left && self.engine.host().devices.get(self.sources[i].0).is_near;
+                more |= left;
             }
             let received = self.engine.received_bytes > taken;
             let look = match received {
