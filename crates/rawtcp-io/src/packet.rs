@@ -111,6 +111,7 @@ pub struct PacketDevice {
     drops: AtomicU64,
     /// Frames to ask for at once, without a ring.
     portion: Portion,
+    /// Takes its place when more is expected.
     far: Option<Far>,
 }
 
@@ -149,8 +150,8 @@ impl PacketDevice {
         near_frames: usize,
         config: &PacketConfig,
     ) -> io::Result<(Self, Option<Arc<Self>>)> {
-        // In this order the kernel has them receive again after the interface was down, the latest one first, to which
-        // then fragments are given when they have been put together.
+        // When an interface comes up again the kernel registers sockets in the order in which they were made, and the latest
+        // sees packets first, among them what it has put together from fragments.
         let near = Self::make(interface, &PacketConfig { ring_frames: near_frames, ..config.clone() })?;
         let far = Self::make(interface, config)?;
         if far.recv_queue_bytes() <= near.recv_queue_bytes() {

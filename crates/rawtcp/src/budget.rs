@@ -5,10 +5,9 @@
 //! Packets that find the device's receive queue full are lost, and that looks like loss on the path. So
 //! the growth of receive buffers, which bound the windows, is kept below what the queue holds: each device
 //! has a queue and so a budget of its own. What connections begin with is not counted: most of them never use it, and a
-//! thousand that do nothing would leave a busy one without a window worth the name. Only where another device can take over is it
-//! counted as soon as more is wanted. A grant lasts as long as the
-//! connection: the peer may use its window at any time, and what was promised is not taken back (RFC 9293 §3.8.6
-//! [SHLD-14]).
+//! thousand that do nothing would leave a busy one without a window worth the name. Where another device can take the place of
+//! one it is counted as soon as more is wanted. A grant lasts as long as the connection: the peer may use its window at any
+//! time, and what was promised is not taken back (RFC 9293 §3.8.6 [SHLD-14]).
 //!
 //! The send budget bounds memory, as Linux's `tcp_mem` does. It comes back when a buffer has been empty for a while.
 

@@ -27,8 +27,7 @@ use tracing::Span;
 /// them, receives: to say so costs as much as some tens of packets.
 pub(crate) const UNTIL_BUSY: u8 = 64;
 
-/// Whether windows of some hundred kilobytes are enough for a connection: they bring 5 Gbit/s, and the less the round trip the
-/// more.
+/// Whether the peer is so near that a window of half a megabyte is enough.
 fn is_near(conn: &Connection) -> bool {
     conn.min_rtt().is_some_and(|rtt| rtt < Duration::from_millis(1))
 }
