@@ -121,8 +121,14 @@ struct Far {
     device: Arc<PacketDevice>,
     /// More was expected.
     was_asked: AtomicBool,
-    /// It does receive. Changed with the ring locked of the device that it does so for.
-    receives: AtomicBool,
+    /// It does receive. Locked while the other one's filter is changed, which no receive waits for.
+    receives: Mutex<bool>,
+}
+
+impl Far {
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.receives.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl PacketDevice {
@@ -161,9 +167,8 @@ impl PacketDevice {
         }
         near.start(FANOUT_ROUND_ROBIN, None)?;
         let far = Arc::new(far);
-        let (was_asked, receives) = (AtomicBool::new(false), AtomicBool::new(false));
-        let known = Some(Far { device: far.clone(), was_asked, receives });
-        Ok((Self { far: known, ..near }, Some(far)))
+        let known = Far { device: far.clone(), was_asked: AtomicBool::new(false), receives: Mutex::new(false) };
+        Ok((Self { far: Some(known), ..near }, Some(far)))
     }
 
     /// Opens several devices between which the kernel spreads what the interface receives (`PACKET_FANOUT_HASH`): all
@@ -436,17 +441,17 @@ impl PacketIo for PacketDevice {
         far.device.bind()?;
         // It receives, even if that fails; what it does not get then is fragments.
         let joined = far.device.join(FANOUT_ROUND_ROBIN, None);
-        let _ring = self.lock_ring();
-        far.receives.store(true, Ordering::Relaxed);
+        let mut receives = far.lock();
+        *receives = true;
         // Before, packets come twice.
         filter::attach(&self.socket, &filter::drop_all())?;
         joined.map(drop)
     }
 
     fn set_ports(&self, ports: &PortSet) -> io::Result<()> {
-        let _ring = self.lock_ring();
-        let program = match &self.far {
-            Some(far) if far.receives.load(Ordering::Relaxed) => filter::drop_all().to_vec(),
+        let far_receives = self.far.as_ref().map(Far::lock);
+        let program = match far_receives.as_deref() {
+            Some(true) => filter::drop_all().to_vec(),
             _ => filter::destination_ports(Start::Ethernet, ports, &[]),
         };
         filter::attach(&self.socket, &program)
